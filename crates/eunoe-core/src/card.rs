@@ -1,0 +1,67 @@
+//! What a shelf says of each method; docs, `list methods` and plan errors are made from it.
+
+use serde::Serialize;
+
+/// The shelf on which a method stands; an id is unique on its shelf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shelf {
+    /// What is worth keeping.
+    Policy,
+    /// Who gets how much of the budget.
+    Allocator,
+    /// How keys and values are stored.
+    Codec,
+}
+
+/// A method's entry in every list: `id` is file stem, plan name, docs anchor and benchmark row.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Card {
+    /// The paper's short name in snake_case.
+    pub id: &'static str,
+    /// Where it stands.
+    pub shelf: Shelf,
+    /// The method's full name.
+    pub name: &'static str,
+    /// First author, year, arXiv id; empty for controls of ours.
+    pub paper: &'static str,
+    /// One sentence a newcomer understands.
+    pub idea: &'static str,
+    /// Arguments that a plan may set.
+    #[serde(skip)]
+    pub args: &'static [Arg],
+}
+
+/// One argument of a method, e.g. `alpha` in `a2sf(alpha=0.9)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Arg {
+    /// The name in a plan.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The default in words, as the docs print it.
+    pub default: &'static str,
+    /// What it does, in one clause.
+    pub help: &'static str,
+}
+
+/// The values that an argument takes; bounds are inclusive.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A whole number.
+    Int {
+        /// Least value.
+        min: u32,
+        /// Greatest value.
+        max: u32,
+    },
+    /// A number.
+    Float {
+        /// Least value.
+        min: f32,
+        /// Greatest value.
+        max: f32,
+    },
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}

@@ -1,0 +1,34 @@
+//! The nouns every crate of Eunoe shares: shapes, tensor and KV types, cards of methods, errors.
+
+mod card;
+mod dtype;
+mod error;
+
+pub use card::{Arg, Card, Kind, Shelf};
+pub use dtype::{Codec, Dtype};
+pub use error::{Error, Result};
+
+/// The attention shape of a model as KV policies see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Layers that a policy acts on (sliding-window layers are not among them).
+    pub layers: usize,
+    /// Query heads per layer.
+    pub heads: usize,
+    /// Key/value heads per layer; `heads / kv_heads` query heads share one.
+    pub kv_heads: usize,
+    /// Length of one key or value vector.
+    pub head_dim: usize,
+}
+
+impl Shape {
+    /// Query heads that share one KV head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Strips that a policy acts on: one per layer and KV head.
+    pub fn strips(&self) -> usize {
+        self.layers * self.kv_heads
+    }
+}

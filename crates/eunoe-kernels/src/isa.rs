@@ -1,0 +1,53 @@
+//! Which instruction set the kernels use on this processor, decided once.
+
+/// An instruction set that the kernels are written for. All give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust: the reference.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL, DQ and VNNI (and F16C).
+    Avx512,
+}
+
+impl Isa {
+    /// The best one that this processor has, or the one that `EUNOE_ISA` (`scalar`, `avx2`, `avx512`) asks for
+    /// where the processor has it.
+    pub fn detect() -> Self {
+        let best = Self::best();
+        match std::env::var("EUNOE_ISA").as_deref() {
+            Ok("scalar") => Self::Scalar,
+            Ok("avx2") => best.min(Self::Avx2),
+            _ => best,
+        }
+    }
+
+    /// Every set that this processor has, the reference first.
+    pub fn available() -> Vec<Self> {
+        [Self::Scalar, Self::Avx2, Self::Avx512].into_iter().filter(|isa| *isa <= Self::best()).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn best() -> Self {
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let avx512 = avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni");
+        match (avx2, avx512) {
+            (_, true) => Self::Avx512,
+            (true, false) => Self::Avx2,
+            _ => Self::Scalar,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn best() -> Self {
+        Self::Scalar
+    }
+}
