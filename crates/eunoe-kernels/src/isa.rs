@@ -1,13 +1,17 @@
 //! Which instruction set the kernels use on this processor, decided once.
 
 /// An instruction set that the kernels are written for. All give the same bits.
+///
+/// Only this crate makes the vector variants, after it asked the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust: the reference.
     Scalar,
     /// AVX2, FMA and F16C.
+    #[non_exhaustive]
     Avx2,
     /// AVX-512 F, BW, VL, DQ and VNNI (and F16C).
+    #[non_exhaustive]
     Avx512,
 }
 
@@ -50,4 +54,33 @@ impl Isa {
     fn best() -> Self {
         Self::Scalar
     }
+}
+
+impl Isa {
+    /// Runs `body` compiled for this instruction set, where the compiler inlines it (mark it `#[inline(always)]`):
+    /// plain loops over arrays, written once, become vector code.
+    #[inline]
+    pub fn run<R>(self, body: impl FnOnce() -> R) -> R {
+        match self {
+            // SAFETY: `Isa::Avx512` and `Isa::Avx2` are only made where the processor has these features.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { with_avx512(body) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { with_avx2(body) },
+            _ => body(),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn with_avx2<R>(body: impl FnOnce() -> R) -> R {
+    body()
 }

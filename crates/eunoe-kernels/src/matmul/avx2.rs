@@ -1,0 +1,176 @@
+//! AVX2: two halves of 8 rows, four inputs at a time.
+
+use super::acts::Tile;
+use super::pack::{Group, header_bytes};
+use super::{LANES, offset, scale};
+use std::arch::x86_64::*;
+
+/// As `scalar::int_sums`.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
+    g: Group<'_>,
+    x: Tile<'_>,
+    sums: &mut [[f32; LANES]; T],
+) {
+    assert!(g.quants.len() == g.blocks * BITS * 64 && x.quants.len() == g.blocks * 32 * T);
+    assert!(x.scales.len() == g.blocks * T);
+    for side in 0..2 {
+        let mut acc = [_mm256_setzero_ps(); T];
+        for b in 0..g.blocks {
+            // SAFETY: block `b` of the quants, scales and inputs is inside the slices, by the assertions above and
+            // by `group_bytes`, which sizes the scales; `side * 32` is the second half of each 64-byte vector.
+            unsafe {
+                let quants = g.quants.as_ptr().add(b * BITS * 64 + side * 32);
+                let s = Scales::load::<SCALE>(g, b, side);
+                for t in 0..T {
+                    let input = x.quants.as_ptr().add(b * 32 * T + t * 4);
+                    let scale_of = &x.scales[b * T + t];
+                    let mut dot = [_mm256_setzero_si256(); 2];
+                    for k in 0..8 {
+                        let four = input.add(k * T * 4).cast::<i32>().read_unaligned();
+                        let products = products::<BITS>(unpack::<BITS>(quants, k), _mm256_set1_epi32(four));
+                        dot[k / 4] = _mm256_add_epi32(dot[k / 4], products);
+                    }
+                    for h in 0..2 {
+                        // 8-bit weights are read as signed bytes: their offset is gone already
+                        let offset = if BITS == 8 { 0 } else { offset(BITS, SCALE) };
+                        dot[h] = _mm256_sub_epi32(dot[h], _mm256_set1_epi32(offset * scale_of.sums[h]));
+                    }
+                    let int = if SCALE == scale::HALVES {
+                        _mm256_add_epi32(
+                            _mm256_mullo_epi32(dot[0], s.halves[0]),
+                            _mm256_mullo_epi32(dot[1], s.halves[1]),
+                        )
+                    } else {
+                        _mm256_add_epi32(dot[0], dot[1])
+                    };
+                    let weight = _mm256_mul_ps(s.weight, _mm256_set1_ps(scale_of.d));
+                    acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(int), weight, acc[t]);
+                    if matches!(SCALE, scale::AFFINE | scale::SUPER) {
+                        let sum = scale_of.d * (scale_of.sums[0] + scale_of.sums[1]) as f32;
+                        acc[t] = _mm256_fmadd_ps(s.min, _mm256_set1_ps(sum), acc[t]);
+                    }
+                }
+            }
+        }
+        for t in 0..T {
+            // SAFETY: a row of sums is 16 floats, 8 a side.
+            unsafe { _mm256_storeu_ps(sums[t].as_mut_ptr().add(side * 8), acc[t]) };
+        }
+    }
+}
+
+/// The scales of one block, 8 rows wide.
+struct Scales {
+    weight: __m256,
+    min: __m256,
+    halves: [__m256i; 2],
+}
+
+impl Scales {
+    /// # Safety
+    /// `b` is a block of `g`, `side` is 0 or 1.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load<const SCALE: u8>(g: Group<'_>, b: usize, side: usize) -> Self {
+        let zero = _mm256_setzero_ps();
+        let mut s = Self { weight: zero, min: zero, halves: [_mm256_setzero_si256(); 2] };
+        // SAFETY: the caller's promise; `group_bytes` sizes the region that these offsets address.
+        unsafe {
+            let p = g.scales.as_ptr();
+            let half = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(p.add(at + side * 16).cast()));
+            match SCALE {
+                scale::PLAIN => s.weight = half(b * 32),
+                scale::AFFINE => (s.weight, s.min) = (half(b * 64), half(b * 64 + 32)),
+                _ => {
+                    let header = header_bytes(SCALE);
+                    let sc = p.add(header * g.blocks.div_ceil(8) + b * 32 + side * 8);
+                    let bytes = [_mm_loadl_epi64(sc.cast()), _mm_loadl_epi64(sc.add(16).cast())];
+                    s.weight = half(b / 8 * header);
+                    if SCALE == scale::SUPER {
+                        let float = |v: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v));
+                        s.weight = _mm256_mul_ps(s.weight, float(bytes[0]));
+                        let min = _mm256_mul_ps(half(b / 8 * header + 32), float(bytes[1]));
+                        s.min = _mm256_xor_ps(min, _mm256_set1_ps(-0.0));
+                    } else {
+                        s.halves = [_mm256_cvtepi8_epi32(bytes[0]), _mm256_cvtepi8_epi32(bytes[1])];
+                    }
+                }
+            }
+        }
+        s
+    }
+}
+
+/// Sums of four products in each of 8 lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn products<const BITS: usize>(w: __m256i, x: __m256i) -> __m256i {
+    // pairs of products stay below 2^15: at most 2 * 128 * 127 here, 2 * 63 * 127 for fewer bits
+    let pairs = if BITS == 8 {
+        let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+        _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+    } else {
+        _mm256_maddubs_epi16(w, x)
+    };
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}
+
+/// As `scalar::float_sums`.
+///
+/// # Safety
+/// The processor has AVX2 and FMA.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn float_sums<const T: usize>(w: &[[f32; LANES]], x: &[f32], sums: &mut [[f32; LANES]; T]) {
+    for side in 0..2 {
+        let mut acc = [_mm256_setzero_ps(); T];
+        for (w, x) in w.iter().zip(x.as_chunks::<T>().0) {
+            // SAFETY: `w` is 16 floats, 8 a side.
+            let w = unsafe { _mm256_loadu_ps(w.as_ptr().add(side * 8)) };
+            for t in 0..T {
+                acc[t] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[t]), acc[t]);
+            }
+        }
+        for t in 0..T {
+            // SAFETY: a row of sums is 16 floats, 8 a side.
+            unsafe { _mm256_storeu_ps(sums[t].as_mut_ptr().add(side * 8), acc[t]) };
+        }
+    }
+}
+
+/// Unsigned quants of the 4-byte group `g` of one side of a packed block (layout: `pack`).
+///
+/// # Safety
+/// `quants` points to one side of a packed block and `g < 8`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpack<const BITS: usize>(quants: *const u8, g: usize) -> __m256i {
+    // SAFETY: the caller's promise; a packed block is `BITS` vectors of 64 bytes, a side is half of each.
+    let load = |v: usize| unsafe { _mm256_loadu_si256(quants.add(v * 64).cast()) };
+    if BITS == 8 {
+        return load(g);
+    }
+    let pair = load(g / 2);
+    let pair = if g % 2 == 0 { pair } else { _mm256_srli_epi16::<4>(pair) };
+    let low = _mm256_and_si256(pair, _mm256_set1_epi8(15));
+    let (high, mask) = match BITS {
+        5 => (shift_to_4(load(4), g), 0x10),
+        6 => (shift_to_4(load(4 + g / 4), g % 4 * 2), 0x30),
+        _ => return low,
+    };
+    _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(mask)))
+}
+
+/// Moves bit `from` of each byte to bit 4; bits that cross into the neighbour byte are masked off by the caller.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn shift_to_4(v: __m256i, from: usize) -> __m256i {
+    if from <= 4 {
+        _mm256_sll_epi16(v, _mm_cvtsi32_si128(4 - from as i32))
+    } else {
+        _mm256_srl_epi16(v, _mm_cvtsi32_si128(from as i32 - 4))
+    }
+}
