@@ -1,10 +1,16 @@
 //! Everything that touches raw memory or SIMD: the only crate with `unsafe`.
 #![allow(unsafe_code, reason = "SIMD, virtual memory and shared output buffers live here and nowhere else")]
 
+pub mod attend;
 mod float16;
 mod isa;
+pub mod math;
 pub mod matmul;
+pub mod ops;
 pub mod pool;
+pub mod rope;
+pub mod strip;
+pub mod vm;
 
 pub use isa::Isa;
 pub use pool::Pool;
