@@ -4,7 +4,25 @@
 //! ([`Needs`]) and then only scores slots; budget, protected slots, eviction, positions and batching belong to the
 //! engine. A policy never touches tensors and never sees the engine.
 
-use eunoe_core::Shape;
+pub mod allocators;
+mod args;
+mod budget;
+pub mod caps;
+pub mod codecs;
+mod common;
+mod plan;
+pub mod policies;
+pub mod select;
+#[cfg(test)]
+mod sim;
+
+pub use allocators::AllocatorEntry;
+pub use args::{Args, Value};
+pub use budget::Budget;
+pub use plan::Plan;
+pub use policies::PolicyEntry;
+
+use eunoe_core::{Card, Shape};
 
 /// A slot's name is its absolute token position: stable under eviction. Slot order is position order.
 pub type Pos = u32;
@@ -28,7 +46,7 @@ pub enum Column {
     Surprisal,
 }
 
-/// How the query heads that share a KV head are folded into its column.
+/// How the query heads that share a KV head are folded into its column: row by row, before rows are added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fold {
     /// Sum (ranks as the mean does).
@@ -73,6 +91,7 @@ pub struct Needs {
     /// `Some(keep)`: the published mode (`prefill=dense`). The prompt is held whole and trimmed to `keep` at its end.
     pub keep: Option<u32>,
     /// With `keep`: whether eviction goes on after the prompt (at `keep` slots) or memory grows with the answer.
+    /// Not read without `keep`.
     pub evicts_in_decode: bool,
 }
 
@@ -103,7 +122,8 @@ pub trait Policy: Send + Sync {
 
 /// Who gets how much of the budget.
 pub trait Allocate: Send + Sync {
-    /// One weight per strip that claims a share, layer-major; the engine turns weights into caps.
+    /// One positive weight per strip, layer-major; [`caps::caps`] turns them into caps. Those of strips that claim
+    /// everything are not read.
     fn weights(&self, shape: &Shape) -> Vec<f32>;
 
     /// `Some(floor)`: the strips of a layer share one cap and are evicted by score across heads, each keeping at
@@ -111,4 +131,11 @@ pub trait Allocate: Send + Sync {
     fn pooled(&self) -> Option<f32> {
         None
     }
+}
+
+/// The cards of every policy, allocator and codec, in the order of their lists.
+pub fn methods() -> Vec<Card> {
+    let policies = policies::LIST.iter().map(|e| e.card);
+    let allocators = allocators::LIST.iter().map(|e| e.card);
+    policies.chain(allocators).chain(codecs::LIST.iter().map(|e| e.card)).collect()
 }

@@ -1,0 +1,303 @@
+//! The plan language: `policy(args) | allocator(args) | codec @ budget`, read with errors that point at the character.
+
+use std::fmt;
+use std::str::FromStr;
+
+use eunoe_core::{Card, Codec, Error, Result};
+
+use crate::args::{Reading, meant};
+use crate::{Allocate, AllocatorEntry, Args, Budget, Claim, Policy, PolicyEntry};
+use crate::{allocators, codecs, policies, select};
+
+/// A plan as the user wrote it, every part known and every value in range. Prints in canonical form: arguments in the
+/// order of the card, `uniform` left out, budgets in the largest unit that divides them.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is worth keeping.
+    pub policy: &'static PolicyEntry,
+    /// Arguments of the policy.
+    pub args: Args,
+    /// Who gets how much; `uniform` if the plan does not say.
+    pub allocator: &'static AllocatorEntry,
+    /// Arguments of the allocator.
+    pub alloc_args: Args,
+    /// How keys and values are stored, if the plan says.
+    pub codec: Option<Codec>,
+    /// What stands after `@`.
+    pub budget: Option<Budget>,
+    /// The text that was read, without the space around it.
+    pub text: String,
+}
+
+/// Plans are equal that mean the same, however they were written.
+impl PartialEq for Plan {
+    fn eq(&self, other: &Self) -> bool {
+        self.args == other.args
+            && self.alloc_args == other.alloc_args
+            && (self.codec, self.budget) == (other.codec, other.budget)
+    }
+}
+
+impl Plan {
+    /// Reads a plan such as `snapkv(window=32) | pyramid | q8 @ 64MiB`.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] at the first character that cannot be meant, with the nearest that can.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut parser = Parser { text, tokens: tokens(text), at: 0 };
+        let head = parser.name("a policy, e.g. `full`")?;
+        let policy = find_policy(head.text).map_err(|why| parser.error(head.column, why))?;
+        let mut plan = Self {
+            policy,
+            args: parser.args(&policy.card)?,
+            allocator: allocators::LIST[0],
+            alloc_args: Args::new(&allocators::LIST[0].card),
+            codec: None,
+            budget: None,
+            text: text.trim().into(),
+        };
+        parser.parts(&mut plan)?;
+        let mut budget_column = head.column;
+        if parser.take("@") {
+            let number = parser.name("a budget, e.g. `64MiB`")?;
+            budget_column = number.column;
+            let unit = parser.word().map_or("", |unit| unit.text);
+            let budget = Budget::read(&format!("{}{unit}", number.text));
+            plan.budget = Some(budget.map_err(|why| parser.error(number.column, why))?);
+        }
+        parser.end(plan.budget.is_some())?;
+        plan.check(&parser, head.column, budget_column)?;
+        Ok(plan)
+    }
+
+    /// Refuses what no text could run with: sizes that contradict each other, or a budget in slots below them.
+    fn check(&self, parser: &Parser<'_>, head: usize, at: usize) -> Result<()> {
+        let slots = match self.budget {
+            Some(Budget::Slots(slots)) => slots,
+            _ => u32::MAX,
+        };
+        let policy = self.make_policy(slots).map_err(|error| parser.error(head, error))?;
+        let needs = policy.needs();
+        if needs.keep.is_some_and(|keep| keep > slots) {
+            return Err(
+                parser.error(at, "`prefill=dense` holds the whole prompt: a budget below `keep` cannot")
+            );
+        }
+        // Strips that keep everything need no room to evict; whether the text fits is seen when it is there.
+        if needs.keep.is_none() && policy.claim(0, 0) == Claim::Share {
+            select::check_room(&needs, slots).map_err(|error| parser.error(at, error))?;
+        }
+        Ok(())
+    }
+
+    /// The policy, with sizes that the plan does not name derived from the mean slots per strip
+    /// (`u32::MAX` without a budget).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] or [`Error::Limit`] for sizes that contradict each other.
+    pub fn make_policy(&self, slots: u32) -> Result<Box<dyn Policy>> {
+        (self.policy.make)(&self.args, slots)
+    }
+
+    /// The allocator.
+    ///
+    /// # Errors
+    /// Those of the allocator.
+    pub fn make_allocator(&self) -> Result<Box<dyn Allocate>> {
+        (self.allocator.make)(&self.alloc_args)
+    }
+}
+
+impl FromStr for Plan {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.policy.card.id, self.args)?;
+        if self.allocator.card.id != allocators::LIST[0].card.id {
+            write!(f, " | {}{}", self.allocator.card.id, self.alloc_args)?;
+        }
+        if let Some(codec) = self.codec {
+            write!(f, " | {}", codec.id())?;
+        }
+        self.budget.map_or(Ok(()), |budget| write!(f, " @ {budget}"))
+    }
+}
+
+/// A word or one of the signs `( ) , = | @`, with its first character's number from 1.
+#[derive(Clone, Copy, Debug)]
+struct Token<'a> {
+    text: &'a str,
+    column: usize,
+}
+
+const SIGNS: &str = "(),=|@";
+
+impl Token<'_> {
+    fn is_sign(&self) -> bool {
+        SIGNS.contains(self.text)
+    }
+}
+
+fn tokens(text: &str) -> Vec<Token<'_>> {
+    let mut tokens = Vec::new();
+    let mut start = None;
+    for (column, (at, c)) in (1..).zip(text.char_indices()) {
+        let ends = c.is_whitespace() || SIGNS.contains(c);
+        if let Some((from, column)) = start.filter(|_| ends) {
+            tokens.push(Token { text: &text[from..at], column });
+            start = None;
+        }
+        if SIGNS.contains(c) {
+            tokens.push(Token { text: &text[at..at + 1], column });
+        } else if !ends && start.is_none() {
+            start = Some((at, column));
+        }
+    }
+    tokens.extend(start.map(|(from, column)| Token { text: &text[from..], column }));
+    tokens
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    tokens: Vec<Token<'a>>,
+    at: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn error(&self, column: usize, why: impl fmt::Display) -> Error {
+        Error::Plan { plan: self.text.into(), column, why: why.to_string() }
+    }
+
+    /// The next token is not what it should be.
+    fn expected(&self, want: &str) -> Error {
+        match self.tokens.get(self.at) {
+            Some(token) => self.error(token.column, format!("expected {want}, got `{}`", token.text)),
+            None => self.error(self.text.chars().count() + 1, format!("expected {want}, got the end")),
+        }
+    }
+
+    fn take(&mut self, sign: &str) -> bool {
+        let found = self.tokens.get(self.at).is_some_and(|token| token.text == sign);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn word(&mut self) -> Option<Token<'a>> {
+        let token = self.tokens.get(self.at).copied().filter(|token| !token.is_sign())?;
+        self.at += 1;
+        Some(token)
+    }
+
+    fn name(&mut self, want: &str) -> Result<Token<'a>> {
+        self.word().ok_or_else(|| self.expected(want))
+    }
+
+    /// `(name=value, …)`, or nothing.
+    fn args(&mut self, card: &'static Card) -> Result<Args> {
+        let mut args = Args::new(card);
+        if !self.take("(") || self.take(")") {
+            return Ok(args);
+        }
+        loop {
+            let name = self.name("an argument `name=value`")?;
+            let index = args.find(name.text).map_err(|why| self.error(name.column, why))?;
+            if !self.take("=") {
+                return Err(self.expected(&format!("`=` after `{}`", name.text)));
+            }
+            let value = self.name(&format!("a value of `{}`", name.text))?;
+            args.set(index, value.text).map_err(|why| self.error(value.column, why))?;
+            if self.take(")") {
+                return Ok(args);
+            }
+            if !self.take(",") {
+                return Err(self.expected("`,` or `)`"));
+            }
+        }
+    }
+
+    /// What stands after each `|`.
+    fn parts(&mut self, plan: &mut Plan) -> Result<()> {
+        let mut allocated = false;
+        while self.take("|") {
+            let name = self.name("an allocator or a codec")?;
+            let twice =
+                |kind: &str| self.error(name.column, format!("`{}`: a plan has one {kind}", name.text));
+            match find_part(name.text).map_err(|why| self.error(name.column, why))? {
+                Part::Allocator(_) if allocated => return Err(twice("allocator")),
+                Part::Codec(_) if plan.codec.is_some() => return Err(twice("codec")),
+                Part::Allocator(entry) => {
+                    allocated = true;
+                    plan.allocator = entry;
+                    plan.alloc_args = self.args(&entry.card)?;
+                }
+                Part::Codec(entry) => {
+                    plan.codec = Some(entry.codec);
+                    self.args(&entry.card)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, has_budget: bool) -> Result<()> {
+        match self.at < self.tokens.len() {
+            true if has_budget => Err(self.expected("the end after the budget, which stands last")),
+            true => Err(self.expected("`|`, `@` or the end")),
+            false => Ok(()),
+        }
+    }
+}
+
+enum Part {
+    Allocator(&'static AllocatorEntry),
+    Codec(&'static codecs::CodecEntry),
+}
+
+fn policy_names() -> Vec<&'static str> {
+    policies::LIST.iter().map(|e| e.card.id).collect()
+}
+
+fn part_names() -> Vec<&'static str> {
+    allocators::LIST.iter().map(|e| e.card.id).chain(codecs::LIST.iter().map(|e| e.card.id)).collect()
+}
+
+fn find_policy(name: &str) -> Reading<&'static PolicyEntry> {
+    if let Some(entry) = policies::LIST.iter().find(|e| e.card.id == name) {
+        return Ok(entry);
+    }
+    if part_names().contains(&name) {
+        return Err(format!("`{name}` stands after a policy, as in `h2o | {name}`"));
+    }
+    let names = policy_names();
+    Err(format!("no policy is called `{name}`{}; policies: {}", meant(name, &names), names.join(", ")))
+}
+
+fn find_part(name: &str) -> Reading<Part> {
+    if let Some(entry) = allocators::LIST.iter().find(|e| e.card.id == name) {
+        return Ok(Part::Allocator(entry));
+    }
+    if let Some(entry) = codecs::LIST.iter().find(|e| e.card.id == name) {
+        return Ok(Part::Codec(entry));
+    }
+    let names = part_names();
+    if policy_names().contains(&name) {
+        let names = names.join(", ");
+        return Err(format!(
+            "`{name}` is a policy and stands first; after `|` stands an allocator or a codec: {names}"
+        ));
+    }
+    Err(format!(
+        "no allocator or codec is called `{name}`{}; they are {}",
+        meant(name, &names),
+        names.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+//! One file per policy. A new one takes its file and two lines here.
+
+pub mod a2sf;
+pub mod full;
+pub mod h2o;
+pub mod random;
+pub mod sirllm;
+pub mod snapkv;
+pub mod streaming_llm;
+
+use eunoe_core::{Card, Result};
+
+use crate::{Args, Policy};
+
+/// A policy on the shelf.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyEntry {
+    /// Its entry in every list.
+    pub card: Card,
+    /// Makes it from its arguments and the mean slots per strip (`u32::MAX` without a budget), from which sizes that
+    /// the plan does not name are derived.
+    pub make: fn(&Args, u32) -> Result<Box<dyn Policy>>,
+}
+
+/// Every policy.
+pub static LIST: &[&PolicyEntry] = &[
+    &full::ENTRY,
+    &streaming_llm::ENTRY,
+    &h2o::ENTRY,
+    &a2sf::ENTRY,
+    &snapkv::ENTRY,
+    &sirllm::ENTRY,
+    &random::ENTRY,
+];
