@@ -1,1 +1,22 @@
-//! stub
+//! Sequences under a hard KV budget: store, ledger, generation, scoring, and the bill.
+
+mod batch;
+mod bench;
+mod bill;
+mod engine;
+mod generate;
+mod ledger;
+mod ring;
+mod sample;
+mod score;
+mod store;
+
+pub use bench::{Bench, Limits, Row};
+pub use bill::{Bill, HeadBill};
+pub use engine::{Engine, GoOn, Options, Session, log_prob, log_sum_exp};
+pub use eunoe_kernels::matmul::Arithmetic;
+pub use generate::{Answer, FinishReason, Request, TokenLogProb};
+pub use ledger::Ledger;
+pub use sample::{Sampler, Sampling, top_log_probs};
+pub use score::{Scores, Windows};
+pub use store::{Kv, Layout, Length, full_bytes, policy_shape};

@@ -4,6 +4,7 @@
 pub mod attend;
 mod float16;
 mod isa;
+pub mod limits;
 pub mod math;
 pub mod matmul;
 pub mod ops;

@@ -1,11 +1,12 @@
 //! Model files, tokenizers, chat templates and the forward pass.
 
-pub mod gguf;
-pub mod tokenizer;
 pub mod backend;
+pub mod chat;
 mod config;
 mod forward;
+pub mod gguf;
 pub mod probe;
+pub mod tokenizer;
 mod weights;
 
 pub use backend::{Backend, Cpu};

@@ -99,6 +99,18 @@ impl<B: Backend> Model<B> {
     }
 }
 
+impl Model<crate::Cpu> {
+    /// Bytes of weights that one decoded token reads: everything but an embedding that is not the head.
+    pub fn bytes_per_token(&self) -> usize {
+        let layer = |l: &Layer<Packed>| {
+            let linear = [&l.q, &l.k, &l.v, &l.out].map(|l| l.weight.bytes());
+            let mlp = [&l.gate, &l.up, &l.down].map(Packed::bytes);
+            linear.iter().chain(&mlp).sum::<usize>()
+        };
+        self.layers.iter().map(layer).sum::<usize>() + self.head.as_ref().unwrap_or(&self.embed).bytes()
+    }
+}
+
 struct File<'a, B: Backend> {
     gguf: &'a Gguf,
     backend: &'a B,

@@ -1,0 +1,153 @@
+//! Rows of several sequences in one forward pass: stores them strip by strip, never past a cap, and attends.
+
+use crate::store::{Kv, On, fold};
+use eunoe_core::Result;
+use eunoe_kernels::attend::{Heads, RecordRun, Rule, Run, attend, record};
+use eunoe_kv::Column;
+use eunoe_model::{Config, Memory};
+use std::ops::Range;
+
+/// One sequence's part of a forward pass.
+pub(crate) struct Part<'a> {
+    pub(crate) kv: &'a mut Kv,
+    /// Its rows of the batch.
+    pub(crate) rows: Range<usize>,
+}
+
+pub(crate) struct Batch<'a> {
+    pub(crate) parts: Vec<Part<'a>>,
+    pub(crate) config: &'a Config,
+    pub(crate) on: On<'a>,
+    /// Log-sum-exp of the rows' scores `[rows, heads]`.
+    pub(crate) lse: Vec<f32>,
+}
+
+/// Rows that one strip takes before it is full again.
+struct Turn {
+    part: usize,
+    head: usize,
+    /// Rows of the batch.
+    rows: Range<usize>,
+    /// Slot of the first.
+    first: usize,
+}
+
+impl Memory for Batch<'_> {
+    fn attend(&mut self, layer: usize, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) -> Result<()> {
+        let kv_heads = self.config.kv_heads;
+        // next row of each part and KV head
+        let mut next: Vec<Vec<usize>> = self.parts.iter().map(|p| vec![p.rows.start; kv_heads]).collect();
+        loop {
+            let mut turns = Vec::new();
+            for (part, next) in next.iter_mut().enumerate() {
+                for (head, room) in self.rooms(layer, part, next)?.into_iter().enumerate() {
+                    let rows = next[head]..self.parts[part].rows.end.min(next[head] + room);
+                    if !rows.is_empty() {
+                        next[head] = rows.end;
+                        turns.push(self.store(layer, part, head, rows, k, v)?);
+                    }
+                }
+            }
+            if turns.is_empty() {
+                return Ok(());
+            }
+            self.look(layer, &turns, q, out);
+        }
+    }
+}
+
+impl Batch<'_> {
+    /// How many rows each strip of a sequence's layer can take; makes room in strips that are full and have rows left.
+    fn rooms(&mut self, layer: usize, part: usize, next: &[usize]) -> Result<Vec<usize>> {
+        let Part { kv, rows } = &mut self.parts[part];
+        let step = kv.needs.step as usize;
+        let free = |kv: &Kv, h: usize| {
+            let head = &kv.layers[layer].heads[h];
+            head.cap as usize - head.strip.len()
+        };
+        let is_sliding = kv.layers[layer].policy_layer.is_none();
+        if let (false, Some(floor)) = (is_sliding, kv.pooled) {
+            // strips that share their slots go in step
+            let shared = |kv: &Kv| {
+                let heads = &kv.layers[layer].heads;
+                heads.iter().map(|h| h.cap as usize).sum::<usize>() - heads.iter().map(|h| h.strip.len()).sum::<usize>()
+            };
+            if next[0] < rows.end && shared(kv) < next.len() {
+                let count = step * next.len() - shared(kv);
+                kv.evict_pooled(&self.on, layer, floor, count)?;
+            }
+            return Ok(vec![shared(kv) / next.len(); next.len()]);
+        }
+        for (head, next) in next.iter().enumerate() {
+            if *next < rows.end && free(kv, head) == 0 {
+                match is_sliding {
+                    true => kv.slide(layer, head, kv.next + (next - rows.start) as u32),
+                    false => kv.evict(&self.on, layer, head, step)?,
+                }
+            }
+        }
+        Ok((0..next.len()).map(|h| free(kv, h)).collect())
+    }
+
+    /// Stores rows of a strip that has room for them.
+    fn store(
+        &mut self, layer: usize, part: usize, head: usize, rows: Range<usize>, k: &[f32], v: &[f32],
+    ) -> Result<Turn> {
+        let (d, kv_heads) = (self.config.head_dim, self.config.kv_heads);
+        let Part { kv, rows: all } = &mut self.parts[part];
+        let first = kv.layers[layer].heads[head].strip.len();
+        for row in rows.clone() {
+            let at = (row * kv_heads + head) * d;
+            kv.append(layer, head, &k[at..at + d], &v[at..at + d], kv.next + (row - all.start) as u32)?;
+        }
+        Ok(Turn { part, head, rows, first })
+    }
+
+    /// Attention of the turns' rows, and the mass that their policies ask for.
+    fn look(&mut self, layer: usize, turns: &[Turn], q: &[f32], out: &mut [f32]) {
+        let (on, c) = (&self.on, self.config);
+        let group = c.heads / c.kv_heads;
+        let shape = Heads { heads: c.heads, group, scale: on.scale };
+        let is_sliding = c.is_sliding(layer);
+        let of = |kv: &Kv| match is_sliding {
+            true => (kv.window, None),
+            false => (None, on.rank(&kv.needs)),
+        };
+        let runs: Vec<Run<'_>> = turns
+            .iter()
+            .map(|t| {
+                let kv = &self.parts[t.part].kv;
+                let ((window, rank), strip) = (of(kv), kv.strip(layer, t.head));
+                Run { strip, rows: t.rows.clone(), first: t.first, head: t.head * group, window, rank }
+            })
+            .collect();
+        attend(on.isa, on.pool, &runs, shape, q, out, Some(&mut self.lse));
+        if is_sliding {
+            return;
+        }
+        let width = group * c.head_dim;
+        for (p, part) in self.parts.iter_mut().enumerate() {
+            let rank = on.rank(&part.kv.needs);
+            let (needs, start, next) = (part.kv.needs, part.rows.start, part.kv.next);
+            let mut records = Vec::new();
+            for (h, head) in part.kv.layers[layer].heads.iter_mut().enumerate() {
+                for t in turns.iter().filter(|t| t.part == p && t.head == h) {
+                    if let Some(ring) = &mut head.ring {
+                        for row in t.rows.clone().skip(ring.last_of(t.rows.len())) {
+                            let q = &q[row * c.heads * c.head_dim + h * width..][..width];
+                            ring.push(q, next + (row - start) as u32);
+                        }
+                    }
+                }
+                if let Some(t) = turns.iter().find(|t| t.part == p && t.head == h) {
+                    let (rows, first) = (t.rows.clone(), t.first);
+                    records.push(RecordRun { strip: &mut head.strip, rows, first, head: h * group, window: None, rank });
+                }
+            }
+            if let Column::Running { decay } = needs.column {
+                let rule = Rule { decay, fold: fold(&needs) };
+                record(on.isa, on.pool, &mut records, shape, q, &self.lse, rule);
+            }
+        }
+    }
+}

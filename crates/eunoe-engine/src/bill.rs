@@ -1,0 +1,56 @@
+//! What an answer's memory cost: asked for and in effect, kept and forgotten.
+
+use serde::Serialize;
+
+/// The `memory` record of an answer. Sums are over [`Bill::heads`]; `seen = kept + evicted` holds for each.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Bill {
+    /// The plan as the user wrote it.
+    pub plan_asked: String,
+    /// The plan in effect, every part named.
+    pub plan_used: String,
+    /// `full` (nothing is ever forgotten), `streaming` (evicts while reading) or `dense` (as published: reads the whole prompt, then trims).
+    pub mode: &'static str,
+    /// Hot KV bytes allowed; null without a budget.
+    pub budget_bytes: Option<u64>,
+    /// Most hot KV bytes at any moment, prefill included.
+    pub peak_bytes: u64,
+    /// Hot KV bytes now.
+    pub live_bytes: u64,
+    /// Bytes in the cold tier.
+    pub cold_bytes: u64,
+    /// Policy data that is not KV memory (rings of queries), in bytes.
+    pub metadata_bytes: u64,
+    /// Slots dropped at once when a strip is full.
+    pub step: u32,
+    /// Rows stored so far, summed over the strips that a policy acts on.
+    pub seen: u64,
+    /// Slots held now, summed likewise.
+    pub kept: u64,
+    /// Slots evicted, summed likewise.
+    pub evicted: u64,
+    /// Share of a strip's recorded attention mass that lay on the slots it evicted, mean over evictions; null where
+    /// the method sees no attention, 0 where nothing was evicted.
+    pub mass_evicted: Option<f64>,
+    /// One entry per layer and KV head.
+    pub heads: Vec<HeadBill>,
+}
+
+/// One strip.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeadBill {
+    /// Layer of the model.
+    pub layer: usize,
+    /// KV head of the layer.
+    pub kv_head: usize,
+    /// Rows stored so far.
+    pub seen: u64,
+    /// Slots held now.
+    pub kept: u64,
+    /// Slots evicted (in a sliding layer: slots that left its window, which is no forgetting).
+    pub evicted: u64,
+    /// Hot bytes now.
+    pub bytes: u64,
+    /// A layer that sees a window by its own design; not part of the sums over slots.
+    pub sliding: bool,
+}

@@ -1,0 +1,256 @@
+//! A model that is ready to run, and the sequences that it reads.
+
+use crate::batch::{Batch, Part};
+use crate::bill::Bill;
+use crate::store::{Kv, Layout, Length, On};
+use eunoe_core::{Codec, Error, Result};
+use eunoe_kernels::Pool;
+use eunoe_kernels::matmul::Arithmetic;
+use eunoe_kv::{Column, Plan};
+use eunoe_model::chat::ChatTemplate;
+use eunoe_model::gguf;
+use eunoe_model::probe::{NoProbe, Probe};
+use eunoe_model::tokenizer::Tokenizer;
+use eunoe_model::{Config, Cpu, Model};
+use std::path::Path;
+
+/// How a model is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Threads; as many as the process may use where it is 0.
+    pub threads: usize,
+    /// Exact or fast products, and with them f32 or f16 as the default codec.
+    pub arithmetic: Arithmetic,
+    /// Rows of a prefill chunk.
+    pub chunk: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 0, arithmetic: Arithmetic::Fast, chunk: 512 }
+    }
+}
+
+/// A model with its tokenizer.
+pub struct Engine {
+    /// The forward pass.
+    pub model: Model<Cpu>,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// The chat template, where the file has one.
+    pub template: Option<ChatTemplate>,
+    /// How it was opened.
+    pub options: Options,
+}
+
+/// One sequence: what it remembers, and what comes next.
+pub struct Session {
+    /// Its memory.
+    pub kv: Kv,
+    length: Length,
+    /// Logits after the newest row `[vocab]`; empty before the first.
+    logits: Vec<f32>,
+    prompt_ended: bool,
+}
+
+impl Session {
+    /// Logits after the newest row `[vocab]`; empty before the first.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// What it remembers and what it forgot.
+    pub fn bill(&self) -> Bill {
+        self.kv.bill()
+    }
+}
+
+/// Asked between chunks whether to go on: `false` interrupts.
+pub type GoOn<'a> = &'a mut dyn FnMut(usize) -> bool;
+
+impl Engine {
+    /// Opens a model file; `progress` gets the share loaded, 0 to 1.
+    ///
+    /// # Errors
+    /// Those of the file, its tokenizer and its weights.
+    pub fn open(path: &Path, options: Options, progress: &mut dyn FnMut(f32)) -> Result<Self> {
+        let gguf = gguf::open(path)?;
+        let threads = if options.threads == 0 { Pool::available() } else { options.threads };
+        let cpu = Cpu::new(threads, options.arithmetic);
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let template = ChatTemplate::from_gguf(&gguf)?;
+        let model = Model::load(&gguf, cpu, progress)?;
+        if tokenizer.vocab_len() > model.config.vocab {
+            return Err(Error::shape("tokens of the tokenizer", model.config.vocab, tokenizer.vocab_len()));
+        }
+        Ok(Self { model, tokenizer, template, options: Options { threads, ..options } })
+    }
+
+    /// Sizes and constants of the model.
+    pub fn config(&self) -> &Config {
+        &self.model.config
+    }
+
+    /// The codec of plans that name none: f32 in exact arithmetic, else f16.
+    pub fn default_codec(&self) -> Codec {
+        match self.options.arithmetic {
+            Arithmetic::Exact => Codec::F32,
+            Arithmetic::Fast => Codec::F16,
+        }
+    }
+
+    /// What a plan means for this model and a text of this length.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when the plan cannot hold it.
+    pub fn layout(&self, plan: &Plan, length: Length) -> Result<Layout> {
+        Layout::new(self.config(), plan, length, self.default_codec())
+    }
+
+    /// An empty sequence under a plan.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when the plan cannot hold it.
+    pub fn session(&self, plan: &Plan, length: Length) -> Result<Session> {
+        let kv = Kv::new(self.config(), plan, self.layout(plan, length)?)?;
+        Ok(Session { kv, length, logits: Vec::new(), prompt_ended: false })
+    }
+
+    /// Reads tokens of one sequence, chunk by chunk. `go_on` is asked with the tokens read so far.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a token that is not the model's, [`Error::Limit`] for more tokens than the sequence was
+    /// made for, [`Error::Interrupted`].
+    pub fn read(&self, session: &mut Session, tokens: &[u32], go_on: GoOn<'_>) -> Result<()> {
+        self.read_each(session, tokens, go_on, &mut |_, _| {})
+    }
+
+    /// As [`Engine::read`]; `each` gets, for every row, its index in `tokens` and its logits.
+    ///
+    /// # Errors
+    /// Those of [`Engine::read`].
+    pub fn read_rows(
+        &self, session: &mut Session, tokens: &[u32], go_on: GoOn<'_>, each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        /// Rows whose logits are held at once.
+        const ROWS: usize = 16;
+        let d = self.config().d_model;
+        self.read_each(session, tokens, go_on, &mut |first, x| {
+            for (i, x) in x.chunks(ROWS * d).enumerate() {
+                for (j, logits) in self.model.logits(x).chunks_exact(self.config().vocab).enumerate() {
+                    each(first + i * ROWS + j, logits);
+                }
+            }
+        })
+    }
+
+    fn read_each(
+        &self, session: &mut Session, tokens: &[u32], go_on: GoOn<'_>, each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        for (first, tokens) in self.chunks(session, tokens) {
+            if !go_on(first) {
+                return Err(Error::Interrupted);
+            }
+            let x = self.step(&mut [(session, tokens)], &mut NoProbe)?;
+            each(first, &x);
+        }
+        Ok(())
+    }
+
+    /// Chunks of a text with the index of their first token. A policy that ranks by surprisal, which is known only
+    /// after a chunk, limits it to the rows that are protected anyway.
+    fn chunks<'a>(&self, session: &Session, tokens: &'a [u32]) -> impl Iterator<Item = (usize, &'a [u32])> + use<'a> {
+        let needs = session.kv.needs();
+        let most = if needs.column == Column::Surprisal { needs.recent as usize } else { usize::MAX };
+        let chunk = self.options.chunk.clamp(1, most.max(1));
+        tokens.chunks(chunk).enumerate().map(move |(i, t)| (i * chunk, t))
+    }
+
+    /// One forward pass over rows of several sequences; each gets the logits after its last row. Gives the normalised
+    /// stream of all rows `[rows, d_model]`.
+    ///
+    /// # Errors
+    /// Those of [`Engine::read`]; the sequences of a failed pass cannot go on.
+    pub fn step<P: Probe>(&self, rows: &mut [(&mut Session, &[u32])], probe: &mut P) -> Result<Vec<f32>> {
+        let c = self.config();
+        let (mut tokens, mut pos, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+        for (session, new) in rows.iter_mut() {
+            self.check(session, new)?;
+            let (start, next) = (tokens.len(), session.kv.next);
+            tokens.extend_from_slice(new);
+            pos.extend(next..next + new.len() as u32);
+            parts.push(Part { kv: &mut session.kv, rows: start..tokens.len() });
+        }
+        let mut batch = Batch { parts, config: c, on: self.on(), lse: vec![0.0; tokens.len() * c.heads] };
+        let x = self.model.forward(&tokens, &pos, &mut batch, probe)?;
+        let mut start = 0;
+        for (session, new) in rows.iter_mut() {
+            let x = &x[start * c.d_model..][..new.len() * c.d_model];
+            start += new.len();
+            self.after(session, new, x)?;
+        }
+        Ok(x)
+    }
+
+    /// What attention runs on.
+    fn on(&self) -> On<'_> {
+        let cpu = &self.model.backend;
+        On { isa: cpu.isa, pool: &cpu.pool, rope: &self.model.rope, scale: self.config().attn_scale }
+    }
+
+    fn check(&self, session: &Session, tokens: &[u32]) -> Result<()> {
+        let vocab = self.config().vocab;
+        if let Some(bad) = tokens.iter().find(|t| **t as usize >= vocab) {
+            return Err(Error::Invalid(format!("token {bad} is not one of the model's {vocab}")));
+        }
+        let (asked, have) = (u64::from(session.kv.next) + tokens.len() as u64, u64::from(session.length.longest));
+        if tokens.is_empty() || asked > have {
+            let hint = "make the sequence with room for the whole text and its answer".into();
+            return Err(Error::Limit { what: "tokens of a sequence".into(), asked, have, hint });
+        }
+        Ok(())
+    }
+
+    /// Books the rows that a forward pass has stored.
+    fn after(&self, session: &mut Session, tokens: &[u32], x: &[f32]) -> Result<()> {
+        let d = self.config().d_model;
+        let first = session.kv.next;
+        session.kv.next += tokens.len() as u32;
+        if session.kv.needs().column == Column::Surprisal {
+            self.surprise(session, first, tokens, x);
+        }
+        session.logits = self.model.logits(&x[x.len() - d..]);
+        if !session.prompt_ended && session.kv.next >= session.length.prompt {
+            session.prompt_ended = true;
+            session.kv.end_prompt(&self.on())?;
+        }
+        Ok(())
+    }
+
+    /// Surprisal of each row, from the logits of the row before; the first token of a text, which nothing predicts,
+    /// counts as the most surprising.
+    fn surprise(&self, session: &mut Session, first: u32, tokens: &[u32], x: &[f32]) {
+        let (d, vocab) = (self.config().d_model, self.config().vocab);
+        let mut surprisal = Vec::with_capacity(tokens.len());
+        surprisal.push(match session.logits.is_empty() {
+            true => f32::INFINITY,
+            false => -log_prob(&session.logits, tokens[0]),
+        });
+        let before = self.model.logits(&x[..x.len() - d]);
+        let rows = before.chunks_exact(vocab).zip(&tokens[1..]);
+        surprisal.extend(rows.map(|(logits, token)| -log_prob(logits, *token)));
+        session.kv.set_surprisal(first, &surprisal);
+    }
+}
+
+/// `ln P(token)` under `logits`.
+pub fn log_prob(logits: &[f32], token: u32) -> f32 {
+    (f64::from(logits[token as usize]) - log_sum_exp(logits)) as f32
+}
+
+/// `ln sum exp(logits)`, in f64.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from((l - top).exp())).sum();
+    f64::from(top) + sum.ln()
+}

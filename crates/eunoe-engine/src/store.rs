@@ -1,0 +1,502 @@
+//! The KV memory of one sequence: a strip per layer and KV head, caps that are never passed, eviction by policy.
+
+use crate::bill::{Bill, HeadBill};
+use crate::ledger::Ledger;
+use crate::ring::Ring;
+use eunoe_core::{Codec, Error, Result, Shape};
+use eunoe_kernels::attend::{Fold, LastRows, last_rows};
+use eunoe_kernels::rope::Rope;
+use eunoe_kernels::strip::{SlotLayout, Strip};
+use eunoe_kernels::{Isa, Pool};
+use eunoe_kv::caps::{Ask, Room, caps, dense};
+use eunoe_kv::select::{self, Pooled};
+use eunoe_kv::{Budget, Claim, Column, Needs, Place, Plan, Policy};
+use eunoe_model::Config;
+
+/// Slots that a sliding layer drops at once when it is full.
+const SLIDE: u32 = 64;
+
+/// How long a sequence can get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    /// Tokens of the prompt.
+    pub prompt: u32,
+    /// Prompt and answer.
+    pub longest: u32,
+}
+
+/// One strip and its account.
+pub(crate) struct Head {
+    pub(crate) strip: Strip,
+    pub(crate) cap: u32,
+    /// What the strip is trimmed to when the prompt ends (`prefill=dense`).
+    keep: Option<u32>,
+    pub(crate) ring: Option<Ring>,
+    seen: u64,
+    evicted: u64,
+}
+
+/// The strips of one layer.
+pub(crate) struct LayerKv {
+    pub(crate) heads: Vec<Head>,
+    /// The layer's number among those a policy acts on; `None` for a sliding layer.
+    pub(crate) policy_layer: Option<usize>,
+}
+
+/// The KV memory of one sequence.
+pub struct Kv {
+    pub(crate) layers: Vec<LayerKv>,
+    pub(crate) needs: Needs,
+    pub(crate) window: Option<u32>,
+    policy: Box<dyn Policy>,
+    /// `Some(floor)`: the strips of a layer share one cap.
+    pub(crate) pooled: Option<f32>,
+    pub(crate) ledger: Ledger,
+    plan_asked: String,
+    plan_used: String,
+    budget_bytes: Option<u64>,
+    is_full: bool,
+    /// Evictions that saw mass, and the sum of the shares they dropped.
+    dropped: (u64, f64),
+    /// Positions given out so far.
+    pub(crate) next: u32,
+    scratch: Scratch,
+}
+
+#[derive(Default)]
+struct Scratch {
+    pos: Vec<u32>,
+    column: Vec<f32>,
+    score: Vec<f32>,
+    list: Vec<u32>,
+}
+
+/// What a plan means for a model and a text, before any memory is taken.
+pub struct Layout {
+    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) needs: Needs,
+    pooled: Option<f32>,
+    codec: Codec,
+    /// Per policy strip, layer-major.
+    caps: Vec<u32>,
+    keeps: Option<Vec<u32>>,
+    /// Slots of a sliding strip.
+    sliding_cap: u32,
+    budget_bytes: Option<u64>,
+    slot_bytes: u64,
+    sliding_slot_bytes: u64,
+    sliding_strips: u64,
+}
+
+impl Layout {
+    /// Resolves a plan. `codec` is the default where the plan names none.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], with both numbers and the way out, when the plan cannot hold the text.
+    pub fn new(config: &Config, plan: &Plan, length: Length, codec: Codec) -> Result<Self> {
+        let codec = plan.codec.unwrap_or(codec);
+        let shape = policy_shape(config);
+        let sliding_strips = (config.layers - shape.layers) * config.kv_heads;
+        let sliding_cap = config.sliding.map_or(0, |s| (s.window as u32).saturating_add(SLIDE)).min(length.longest);
+        let bytes = |codec, column| SlotLayout { codec, head_dim: config.head_dim, column }.bytes() as u64;
+        let sliding = |codec| sliding_strips as u64 * u64::from(sliding_cap) * bytes(codec, false);
+        let budget_bytes = match plan.budget {
+            Some(Budget::Bytes(b)) => Some(b),
+            Some(Budget::Percent(p)) => Some((full_bytes(config, length.prompt) as f64 * p / 100.0) as u64),
+            _ => None,
+        };
+        let room = |column| match (plan.budget, budget_bytes) {
+            (Some(Budget::Slots(n)), _) => Ok(Room::Slots(n)),
+            (_, Some(b)) => match b.checked_sub(sliding(codec)) {
+                Some(bytes_left) => Ok(Room::Bytes { bytes: bytes_left, slot: bytes(codec, column) }),
+                None => Err(Error::Limit {
+                    what: "bytes of KV memory for the sliding-window layers".into(),
+                    asked: sliding(codec),
+                    have: b,
+                    hint: "a larger budget, or a smaller codec such as `q8`".into(),
+                }),
+            },
+            _ => Ok(Room::Slots(length.longest)),
+        };
+        // whether slots carry a column is the policy's to say, and its sizes derive from the slots there are
+        let draft = plan.make_policy(room(true)?.mean(shape.strips()))?;
+        let column = matches!(draft.needs().column, Column::Running { .. } | Column::Surprisal);
+        let room = room(column)?;
+        let policy = plan.make_policy(room.mean(shape.strips()).min(length.longest.max(8)))?;
+        let needs = policy.needs();
+        let allocator = plan.make_allocator()?;
+        let strips = || (0..shape.layers).flat_map(|l| (0..shape.kv_heads).map(move |h| (l, h)));
+        let claims: Vec<Claim> = strips().map(|(l, h)| policy.claim(l, h)).collect();
+        let ask = Ask {
+            needs: &needs,
+            claims: &claims,
+            weights: &allocator.weights(&shape),
+            floor: allocator.pooled().unwrap_or(0.0),
+            longest: length.longest,
+        };
+        let (caps, keeps) = match needs.keep {
+            Some(keep) => {
+                let d = dense(&ask, keep, length.prompt, room)?;
+                (d.caps, Some(d.keeps))
+            }
+            None => (caps(&ask, room)?, None),
+        };
+        let layout = Self {
+            policy,
+            needs,
+            pooled: allocator.pooled(),
+            codec,
+            caps,
+            keeps,
+            sliding_cap,
+            budget_bytes,
+            slot_bytes: bytes(codec, column),
+            sliding_slot_bytes: bytes(codec, false),
+            sliding_strips: sliding_strips as u64,
+        };
+        layout.check_positions(config, length)?;
+        Ok(layout)
+    }
+
+    /// Positions that the model never saw in training are refused.
+    fn check_positions(&self, config: &Config, length: Length) -> Result<()> {
+        let context = config.context as u64;
+        let (asked, hint) = match self.needs.place {
+            Place::Own => (
+                u64::from(length.longest),
+                "shorten the text, or use a plan with rank positions, e.g. `streaming_llm @ 1024tok` or \
+                 `a2sf(pos=rank) @ 1024tok`",
+            ),
+            Place::Rank => (
+                self.caps.iter().copied().max().unwrap_or(0).into(),
+                "rank positions go up to the slots of a strip: give the plan a smaller budget",
+            ),
+        };
+        if asked > context {
+            let what = "positions (prompt and answer), of which the model was trained on".into();
+            return Err(Error::Limit { what, asked, have: context, hint: hint.into() });
+        }
+        Ok(())
+    }
+
+    /// Most hot bytes that the sequence can come to take.
+    pub fn most_bytes(&self) -> u64 {
+        let slots: u64 = self.caps.iter().map(|c| u64::from(*c)).sum();
+        slots * self.slot_bytes + self.sliding_strips * u64::from(self.sliding_cap) * self.sliding_slot_bytes
+    }
+
+    /// Slots of the smallest and the largest strip that a policy acts on.
+    pub fn slots(&self) -> (u32, u32) {
+        (self.caps.iter().copied().min().unwrap_or(0), self.caps.iter().copied().max().unwrap_or(0))
+    }
+}
+
+/// What a policy sees of the model: its global layers.
+pub fn policy_shape(config: &Config) -> Shape {
+    let layers = (0..config.layers).filter(|l| !config.is_sliding(*l)).count();
+    Shape { layers, heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
+}
+
+/// Bytes that `tokens` take under `full` with the f16 codec.
+pub fn full_bytes(config: &Config, tokens: u32) -> u64 {
+    let slot = SlotLayout { codec: Codec::F16, head_dim: config.head_dim, column: false }.bytes() as u64;
+    let window = config.sliding.map_or(0, |s| (s.window as u32).saturating_add(SLIDE)).min(tokens);
+    let global = policy_shape(config).strips() as u64;
+    let sliding = (config.layers * config.kv_heads) as u64 - global;
+    slot * (global * u64::from(tokens) + sliding * u64::from(window))
+}
+
+impl Kv {
+    /// Reserves the strips of a sequence; pages come as it grows.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when address space cannot be had.
+    pub fn new(config: &Config, plan: &Plan, layout: Layout) -> Result<Self> {
+        let mut policy_layers = 0;
+        let mut layers = Vec::with_capacity(config.layers);
+        for l in 0..config.layers {
+            let policy_layer = (!config.is_sliding(l)).then(|| {
+                policy_layers += 1;
+                policy_layers - 1
+            });
+            let heads = (0..config.kv_heads).map(|h| layout.head(config, policy_layer, h)).collect::<Result<_>>()?;
+            layers.push(LayerKv { heads, policy_layer });
+        }
+        let is_full = layout.needs.keep.is_none()
+            && (0..policy_layers).all(|l| (0..config.kv_heads).all(|h| layout.policy.claim(l, h) == Claim::Whole));
+        let plan_used = Plan { codec: Some(layout.codec), ..plan.clone() }.to_string();
+        let most = layout.most_bytes();
+        Ok(Self {
+            layers,
+            needs: layout.needs,
+            window: config.sliding.map(|s| s.window as u32),
+            policy: layout.policy,
+            pooled: layout.pooled,
+            ledger: Ledger::new(layout.budget_bytes.map_or(most, |b| b.min(most))),
+            plan_asked: plan.text.clone(),
+            plan_used,
+            budget_bytes: layout.budget_bytes.or(plan.budget.map(|_| most)),
+            is_full,
+            dropped: (0, 0.0),
+            next: 0,
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// Rows stored so far.
+    pub fn seen(&self) -> u32 {
+        self.next
+    }
+
+    /// What the policy declared.
+    pub fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// The account of hot bytes.
+    pub fn ledger(&self) -> Ledger {
+        self.ledger
+    }
+
+    /// The strip of a layer and KV head.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn strip(&self, layer: usize, kv_head: usize) -> &Strip {
+        &self.layers[layer].heads[kv_head].strip
+    }
+
+    /// Appends one row to a strip that has room.
+    pub(crate) fn append(&mut self, layer: usize, head: usize, k: &[f32], v: &[f32], pos: u32) -> Result<()> {
+        let head = &mut self.layers[layer].heads[head];
+        self.ledger.take(head.strip.layout().bytes() as u64)?;
+        head.strip.push(k, v, pos);
+        head.seen += 1;
+        Ok(())
+    }
+
+    /// Drops slots that position `next` and later ones do not see.
+    pub(crate) fn slide(&mut self, layer: usize, head: usize, next: u32) {
+        let window = self.window.unwrap_or(u32::MAX);
+        let head = &mut self.layers[layer].heads[head];
+        let gone = (0..head.strip.len()).take_while(|i| head.strip.pos(*i).saturating_add(window) <= next).count();
+        self.scratch.list.clear();
+        self.scratch.list.extend(0..gone as u32);
+        drop_slots(head, &mut self.ledger, &self.scratch.list);
+    }
+
+    /// Makes room for at least `step` rows in one strip: `count` slots go.
+    pub(crate) fn evict(&mut self, on: &On<'_>, layer: usize, head: usize, count: usize) -> Result<()> {
+        let now = self.next_stored(layer, head);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.scores(on, layer, head, now, &mut scratch);
+        let outcome = select::evict(&self.needs, &scratch.score, &scratch.pos, now, count, &mut scratch.list);
+        if outcome.is_ok() {
+            self.note_mass(&scratch.column, &scratch.list);
+            drop_slots(&mut self.layers[layer].heads[head], &mut self.ledger, &scratch.list);
+        }
+        self.scratch = scratch;
+        outcome
+    }
+
+    /// Makes room in a layer whose strips share their slots: `count` slots go in all.
+    pub(crate) fn evict_pooled(&mut self, on: &On<'_>, layer: usize, floor: f32, count: usize) -> Result<()> {
+        let heads = self.layers[layer].heads.len();
+        let now = self.next_stored(layer, 0);
+        let mut each: Vec<Scratch> = (0..heads).map(|_| Scratch::default()).collect();
+        for (h, scratch) in each.iter_mut().enumerate() {
+            self.scores(on, layer, h, now, scratch);
+        }
+        let part = |h: usize| self.layers[layer].heads[h].cap;
+        let strips: Vec<Pooled<'_>> = each
+            .iter()
+            .enumerate()
+            .map(|(h, s)| Pooled { scores: &s.score, pos: &s.pos, part: part(h) })
+            .collect();
+        let mut lists = vec![Vec::new(); heads];
+        select::evict_pooled(&self.needs, &strips, now, floor, count, &mut lists)?;
+        for (h, list) in lists.iter().enumerate() {
+            self.note_mass(&each[h].column, list);
+            drop_slots(&mut self.layers[layer].heads[h], &mut self.ledger, list);
+        }
+        Ok(())
+    }
+
+    /// Trims every strip to what `prefill=dense` keeps, once the prompt is read.
+    ///
+    /// # Errors
+    /// None that the caps do not rule out.
+    pub(crate) fn end_prompt(&mut self, on: &On<'_>) -> Result<()> {
+        for layer in 0..self.layers.len() {
+            let heads = &self.layers[layer].heads;
+            let over: Vec<usize> =
+                heads.iter().map(|h| h.keep.map_or(0, |k| h.strip.len().saturating_sub(k as usize))).collect();
+            let total: usize = over.iter().sum();
+            match self.pooled {
+                Some(floor) if total > 0 => {
+                    self.layers[layer].heads.iter_mut().for_each(|h| h.cap = h.keep.unwrap_or(h.cap));
+                    self.evict_pooled(on, layer, floor, total)?;
+                }
+                _ => {
+                    for (h, count) in over.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+                        self.evict(on, layer, h, count)?;
+                    }
+                }
+            }
+            if self.needs.evicts_in_decode {
+                self.layers[layer].heads.iter_mut().for_each(|h| h.cap = h.keep.unwrap_or(h.cap));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the surprisal of the rows from position `first` on into their slots.
+    pub(crate) fn set_surprisal(&mut self, first: u32, surprisal: &[f32]) {
+        let global = self.layers.iter_mut().filter(|l| l.policy_layer.is_some());
+        for head in global.flat_map(|l| &mut l.heads) {
+            for slot in (0..head.strip.len()).rev() {
+                let pos = head.strip.pos(slot);
+                let Some(s) = pos.checked_sub(first).and_then(|i| surprisal.get(i as usize)) else { break };
+                head.strip.set_column(slot, *s);
+            }
+        }
+    }
+
+    /// The account of this sequence.
+    pub fn bill(&self) -> Bill {
+        let mut heads = Vec::new();
+        for (layer, l) in self.layers.iter().enumerate() {
+            for (kv_head, h) in l.heads.iter().enumerate() {
+                heads.push(HeadBill {
+                    layer,
+                    kv_head,
+                    seen: h.seen,
+                    kept: h.strip.len() as u64,
+                    evicted: h.evicted,
+                    bytes: h.strip.bytes() as u64,
+                    sliding: l.policy_layer.is_none(),
+                });
+            }
+        }
+        let sum = |of: fn(&HeadBill) -> u64| heads.iter().filter(|h| !h.sliding).map(of).sum();
+        let rings = self.layers.iter().flat_map(|l| &l.heads).filter_map(|h| h.ring.as_ref());
+        let sees_mass = matches!(self.needs.column, Column::Running { .. } | Column::LastRows { .. });
+        Bill {
+            plan_asked: self.plan_asked.clone(),
+            plan_used: self.plan_used.clone(),
+            mode: if self.is_full {
+                "full"
+            } else if self.needs.keep.is_some() {
+                "dense"
+            } else {
+                "streaming"
+            },
+            budget_bytes: self.budget_bytes,
+            peak_bytes: self.ledger.peak,
+            live_bytes: self.ledger.live,
+            cold_bytes: 0,
+            metadata_bytes: rings.map(|r| r.bytes() as u64).sum(),
+            step: self.needs.step,
+            seen: sum(|h| h.seen),
+            kept: sum(|h| h.kept),
+            evicted: sum(|h| h.evicted),
+            mass_evicted: sees_mass.then(|| self.dropped.1 / self.dropped.0.max(1) as f64),
+            heads,
+        }
+    }
+
+    /// Position of the newest row in a strip.
+    fn next_stored(&self, layer: usize, head: usize) -> u32 {
+        let strip = &self.layers[layer].heads[head].strip;
+        strip.len().checked_sub(1).map_or(0, |last| strip.pos(last))
+    }
+
+    /// Positions, columns and scores of a strip, into `scratch`.
+    fn scores(&self, on: &On<'_>, layer: usize, kv_head: usize, now: u32, scratch: &mut Scratch) {
+        let l = &self.layers[layer];
+        let head = &l.heads[kv_head];
+        let Scratch { pos, column, score, .. } = scratch;
+        pos.clear();
+        column.clear();
+        head.strip.positions(pos);
+        match (self.needs.column, &head.ring) {
+            (Column::None, _) => {}
+            (Column::LastRows { .. }, Some(ring)) => {
+                column.resize(pos.len(), 0.0);
+                let last = LastRows {
+                    strip: &head.strip,
+                    q: ring.queries(),
+                    pos: ring.positions(),
+                    scale: on.scale,
+                    fold: fold(&self.needs),
+                    rank: on.rank(&self.needs),
+                };
+                last_rows(on.isa, on.pool, &last, column);
+            }
+            _ => head.strip.columns(column),
+        }
+        score.clear();
+        score.resize(pos.len(), 0.0);
+        let policy_layer = l.policy_layer.unwrap_or(0);
+        self.policy.score(policy_layer, kv_head, eunoe_kv::Strip { pos, column }, now, score);
+    }
+
+    fn note_mass(&mut self, column: &[f32], list: &[u32]) {
+        let total: f64 = column.iter().map(|m| f64::from(*m)).sum();
+        if total > 0.0 && !list.is_empty() {
+            let gone: f64 = list.iter().map(|i| f64::from(column[*i as usize])).sum();
+            self.dropped.0 += 1;
+            self.dropped.1 += gone / total;
+        }
+    }
+}
+
+impl Layout {
+    fn head(&self, config: &Config, policy_layer: Option<usize>, kv_head: usize) -> Result<Head> {
+        let at = |l: usize| l * config.kv_heads + kv_head;
+        let cap = policy_layer.map_or(self.sliding_cap, |l| self.caps[at(l)]);
+        let column = matches!(self.needs.column, Column::Running { .. } | Column::Surprisal);
+        let layout =
+            SlotLayout { codec: self.codec, head_dim: config.head_dim, column: column && policy_layer.is_some() };
+        // strips that share their slots may each grow to all of the layer's
+        let most = match (policy_layer, self.pooled) {
+            (Some(l), Some(_)) => self.caps[l * config.kv_heads..][..config.kv_heads].iter().sum(),
+            _ => cap,
+        };
+        let ring = match self.needs.column {
+            Column::LastRows { rows } if policy_layer.is_some() => {
+                Some(Ring::new(rows as usize, config.heads / config.kv_heads * config.head_dim))
+            }
+            _ => None,
+        };
+        let keep = policy_layer.and_then(|l| self.keeps.as_ref().map(|k| k[at(l)]));
+        Ok(Head { strip: Strip::new(layout, most as usize)?, cap, keep, ring, seen: 0, evicted: 0 })
+    }
+}
+
+fn drop_slots(head: &mut Head, ledger: &mut Ledger, list: &[u32]) {
+    head.strip.evict(list);
+    head.evicted += list.len() as u64;
+    ledger.give((list.len() * head.strip.layout().bytes()) as u64);
+}
+
+pub(crate) fn fold(needs: &Needs) -> Fold {
+    match needs.fold {
+        eunoe_kv::Fold::Sum => Fold::Sum,
+        eunoe_kv::Fold::Max => Fold::Max,
+    }
+}
+
+/// What attention over strips runs on.
+pub(crate) struct On<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) pool: &'a Pool,
+    pub(crate) rope: &'a Rope,
+    pub(crate) scale: f32,
+}
+
+impl<'a> On<'a> {
+    pub(crate) fn rank(&self, needs: &Needs) -> Option<&'a Rope> {
+        (needs.place == Place::Rank).then_some(self.rope)
+    }
+}

@@ -1,0 +1,19 @@
+//! The kernels in plain Rust.
+
+use super::form::Scalar;
+use super::slots::{Buffers, TILE};
+use super::tile::{self, Block, Partial, Update};
+
+pub(super) fn partition(block: &Block<'_>, part: usize, buffers: &mut Buffers<'_>, out: &mut Partial<'_>) {
+    tile::partition::<_, 1>(Scalar, block, part, buffers, out);
+}
+
+pub(super) fn columns(
+    block: &Block<'_>,
+    first: usize,
+    update: Update<'_>,
+    buffers: &mut Buffers<'_>,
+    columns: &mut [f32; TILE],
+) {
+    tile::columns::<_, 1>(Scalar, block, first, update, buffers, columns);
+}

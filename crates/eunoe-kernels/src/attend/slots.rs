@@ -1,0 +1,219 @@
+//! Tiles of slots: 64 at fixed slot indices, unpacked once to f32 for all lines of a block.
+
+use eunoe_core::Codec;
+
+use crate::float16::f16_to_f32;
+use crate::math::Lanes;
+use crate::rope::Rope;
+use crate::strip::codec::{BLOCK, BLOCK_BYTES};
+use crate::strip::{SlotLayout, pos_of};
+
+use super::form::Form;
+
+/// Slots of one tile.
+pub(super) const TILE: usize = 64;
+
+/// One tile's slots as stored.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// `len` whole slots.
+    pub(super) bytes: &'a [u8],
+    pub(super) layout: SlotLayout,
+    /// Slot index of the first.
+    pub(super) first: usize,
+    /// At least 1.
+    pub(super) len: usize,
+}
+
+impl<'a> Tile<'a> {
+    /// The tile that starts at slot `first`; `bytes` are whole slots from slot `base` on.
+    #[inline(always)]
+    pub(super) fn at(bytes: &'a [u8], base: usize, first: usize, layout: SlotLayout) -> Self {
+        let size = layout.bytes();
+        let bytes = &bytes[(first - base) * size..];
+        let len = (bytes.len() / size).min(TILE);
+        Self { bytes: &bytes[..len * size], layout, first, len }
+    }
+
+    #[inline(always)]
+    pub(super) fn pos(&self, j: usize) -> u32 {
+        pos_of(&self.bytes[j * self.layout.bytes()..], self.layout)
+    }
+
+    /// Keys as `[head_dim, 64]`, moved to their rank where asked. Lanes past the last slot hold anything: they are
+    /// always masked.
+    #[inline(always)]
+    pub(super) fn unpack_keys<F: Form>(&self, form: F, rank: Option<&Rope>, buffers: &mut Buffers<'_>) {
+        let (d, size) = (self.layout.head_dim, self.layout.bytes());
+        let (codec, bytes, stride) = match rank {
+            None => (self.layout.codec, self.bytes, size),
+            Some(rope) => {
+                self.unpack_rows(form, 0, buffers.staged);
+                self.move_keys(rope, buffers);
+                (Codec::F32, as_bytes(buffers.staged), 4 * d)
+            }
+        };
+        let keys = &mut *buffers.keys;
+        assert!(keys.len() >= d * TILE && d.is_multiple_of(BLOCK), "room for a tile of keys");
+        assert!(bytes.len() >= (self.len - 1) * stride + codec.bytes(d), "a tile of keys");
+        // The codec is a constant in each branch, so the loops are compiled per codec.
+        match codec {
+            // SAFETY: the assertions above.
+            Codec::F32 => unsafe { columns(form, Codec::F32, bytes, stride, self.len, d, keys) },
+            // SAFETY: as above.
+            Codec::F16 => unsafe { columns(form, Codec::F16, bytes, stride, self.len, d, keys) },
+            // SAFETY: as above.
+            Codec::Q8 => unsafe { columns(form, Codec::Q8, bytes, stride, self.len, d, keys) },
+        }
+    }
+
+    /// Asks for the bytes of the tile that follows in memory, so that they arrive while this one is computed on.
+    #[inline(always)]
+    pub(super) fn prefetch_next(&self) {
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..TILE * self.layout.bytes()).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let next = self.bytes.as_ptr().wrapping_add(self.bytes.len() + line);
+            // SAFETY: a prefetch of any address reads nothing that the program can see.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.cast()) };
+        }
+    }
+
+    /// Values as `[64, head_dim]`; rows past the last slot keep what they held.
+    #[inline(always)]
+    pub(super) fn unpack_values<F: Form>(&self, form: F, out: &mut [f32]) {
+        self.unpack_rows(form, self.layout.value_at(), out);
+    }
+
+    #[inline(always)]
+    fn unpack_rows<F: Form>(&self, form: F, start: usize, out: &mut [f32]) {
+        let (d, size, codec) = (self.layout.head_dim, self.layout.bytes(), self.layout.codec);
+        let bytes = &self.bytes[start..];
+        assert!(out.len() >= self.len * d && d.is_multiple_of(BLOCK), "room for a tile of rows");
+        assert!(bytes.len() >= (self.len - 1) * size + codec.bytes(d), "a tile of rows");
+        match codec {
+            // SAFETY: the assertions above.
+            Codec::F32 => unsafe { rows(form, Codec::F32, bytes, size, self.len, d, out) },
+            // SAFETY: as above.
+            Codec::F16 => unsafe { rows(form, Codec::F16, bytes, size, self.len, d, out) },
+            // SAFETY: as above.
+            Codec::Q8 => unsafe { rows(form, Codec::Q8, bytes, size, self.len, d, out) },
+        }
+    }
+
+    /// Rotates the staged keys from their own positions to their slot indices.
+    #[inline(always)]
+    fn move_keys(&self, rope: &Rope, buffers: &mut Buffers<'_>) {
+        let turn = &mut buffers.turn[..rope.dims()];
+        let mut made = 0;
+        for (j, key) in buffers.staged.chunks_exact_mut(self.layout.head_dim).take(self.len).enumerate() {
+            let delta = (self.first + j) as i64 - i64::from(self.pos(j));
+            if delta == 0 {
+                continue;
+            }
+            if delta != made {
+                rope.shift(delta, turn);
+                made = delta;
+            }
+            rope.rotate(key, turn);
+        }
+    }
+}
+
+/// Memory that one task unpacks into.
+pub(super) struct Buffers<'a> {
+    /// `[head_dim, 64]`.
+    pub(super) keys: &'a mut [f32],
+    /// `[64, head_dim]`.
+    pub(super) values: &'a mut [f32],
+    /// `[64, head_dim]`: keys on their way to another position.
+    pub(super) staged: &'a mut [f32],
+    /// Cosines and sines of one move.
+    pub(super) turn: &'a mut [f32],
+}
+
+fn as_bytes(x: &[f32]) -> &[u8] {
+    // SAFETY: a float is four bytes without padding, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
+}
+
+/// `keys[at, j]` is value `at` of vector `j`.
+///
+/// # Safety
+/// `bytes` hold `len` ≥ 1 vectors of `d` values, `stride` bytes apart; `keys` hold `[d, 64]`; `d` is a multiple of 32.
+#[inline(always)]
+unsafe fn columns<F: Form>(
+    form: F,
+    codec: Codec,
+    bytes: &[u8],
+    stride: usize,
+    len: usize,
+    d: usize,
+    keys: &mut [f32],
+) {
+    for slot in (0..len).step_by(16) {
+        for at in (0..d).step_by(16) {
+            // SAFETY: vectors below `len` and values below `d` are inside, and so is row `at + 15` of the keys.
+            unsafe {
+                let mut square = [[0.0; 16]; 16];
+                for i in 0..16 {
+                    let vector = bytes.as_ptr().add((slot + i).min(len - 1) * stride);
+                    square[i] = lanes(form, codec, vector, at);
+                }
+                let square = form.transpose(square);
+                for i in 0..16 {
+                    keys.as_mut_ptr().add((at + i) * TILE + slot).cast::<Lanes>().write_unaligned(square[i]);
+                }
+            }
+        }
+    }
+}
+
+/// `out[j]` is vector `j`.
+///
+/// # Safety
+/// `bytes` hold `len` vectors of `d` values, `stride` bytes apart; `out` holds `[len, d]`; `d` is a multiple of 32.
+#[inline(always)]
+unsafe fn rows<F: Form>(
+    form: F,
+    codec: Codec,
+    bytes: &[u8],
+    stride: usize,
+    len: usize,
+    d: usize,
+    out: &mut [f32],
+) {
+    for j in 0..len {
+        for at in (0..d).step_by(16) {
+            // SAFETY: vector `j` below `len`, values below `d`.
+            unsafe {
+                let x = lanes(form, codec, bytes.as_ptr().add(j * stride), at);
+                out.as_mut_ptr().add(j * d + at).cast::<Lanes>().write_unaligned(x);
+            }
+        }
+    }
+}
+
+/// Values `at..at + 16` of a stored vector; no alignment is needed.
+///
+/// # Safety
+/// The vector has at least `at + 16` values, and `at` is a multiple of 16.
+#[inline(always)]
+unsafe fn lanes<F: Form>(form: F, codec: Codec, vector: *const u8, at: usize) -> Lanes {
+    // SAFETY: all reads are unaligned ones of values that the caller promises.
+    unsafe {
+        match codec {
+            Codec::F32 => vector.add(4 * at).cast::<Lanes>().read_unaligned(),
+            Codec::F16 => form.halves(&*vector.add(2 * at).cast()),
+            Codec::Q8 => {
+                let block = vector.add(at / BLOCK * BLOCK_BYTES);
+                let scale = f16_to_f32(block.cast::<u16>().read_unaligned());
+                let mut x = form.bytes(&*block.add(2 + at % BLOCK).cast());
+                for x in &mut x {
+                    *x *= scale;
+                }
+                x
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+use eunoe_core::Codec;
+
+use super::*;
+use crate::rope::Style;
+use crate::strip::SlotLayout;
+
+mod laws;
+
+/// Uniform in -1..1, the same on every machine.
+pub(super) struct Noise(pub(super) u64);
+
+impl Noise {
+    pub(super) fn vec(&mut self, len: usize) -> Vec<f32> {
+        let mut next = || {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        (0..len).map(|_| next()).collect()
+    }
+}
+
+/// Slot i has position 7 + 3 i: as if others were evicted.
+pub(super) fn position(i: usize) -> u32 {
+    7 + 3 * i as u32
+}
+
+pub(super) fn strip(codec: Codec, head_dim: usize, slots: usize, seed: u64) -> Strip {
+    let mut strip = Strip::new(SlotLayout { codec, head_dim, column: true }, slots).expect("address space");
+    let mut noise = Noise(seed);
+    for i in 0..slots {
+        strip.push(&noise.vec(head_dim), &noise.vec(head_dim), position(i));
+    }
+    strip
+}
+
+/// One row's attention over decoded keys and values in f64; `moved` turns a key of a position by some positions.
+struct Oracle<'a> {
+    strip: &'a Strip,
+    keys: Vec<Vec<f64>>,
+    values: Vec<Vec<f64>>,
+    scale: f64,
+    rank: Option<&'a dyn Fn(&mut [f64], i64)>,
+}
+
+impl<'a> Oracle<'a> {
+    fn new(strip: &'a Strip, scale: f32, rank: Option<&'a dyn Fn(&mut [f64], i64)>) -> Self {
+        let d = strip.layout().head_dim;
+        let read = |f: &dyn Fn(usize, &mut [f32])| {
+            let one = |i| {
+                let mut x = vec![f32::NAN; d];
+                f(i, &mut x);
+                x.into_iter().map(f64::from).collect()
+            };
+            (0..strip.len()).map(one).collect()
+        };
+        let mut keys: Vec<Vec<f64>> = read(&|i, x| strip.read_k(i, x));
+        if let Some(turn) = rank {
+            for (i, key) in keys.iter_mut().enumerate() {
+                turn(key, i as i64 - i64::from(strip.pos(i)));
+            }
+        }
+        Self { strip, keys, values: read(&|i, x| strip.read_v(i, x)), scale: f64::from(scale), rank }
+    }
+
+    /// Probabilities per slot and the log-sum-exp; `moves` is the query's own way to its rank.
+    fn attn(&self, q: &[f32], moves: i64, sees: &dyn Fn(usize) -> bool) -> (Vec<f64>, f64) {
+        let mut q: Vec<f64> = q.iter().map(|x| f64::from(*x)).collect();
+        if let Some(turn) = self.rank {
+            turn(&mut q, moves);
+        }
+        let score = |(j, k): (usize, &Vec<f64>)| {
+            let dot: f64 = k.iter().zip(&q).map(|(a, b)| a * b).sum();
+            if sees(j) { dot * self.scale } else { f64::NEG_INFINITY }
+        };
+        let scores: Vec<f64> = self.keys.iter().enumerate().map(score).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        (scores.iter().map(|s| (s - max).exp() / sum).collect(), max + sum.ln())
+    }
+
+    fn out(&self, attn: &[f64]) -> Vec<f64> {
+        let mut out = vec![0.0; self.values[0].len()];
+        for (p, v) in attn.iter().zip(&self.values) {
+            out.iter_mut().zip(v).for_each(|(o, v)| *o += p * v);
+        }
+        out
+    }
+
+    fn row(&self, q: &[f32], slot: usize, window: Option<u32>) -> (Vec<f64>, f64) {
+        let own = self.strip.pos(slot);
+        let sees = |j: usize| j <= slot && window.is_none_or(|w| self.strip.pos(j) + w > own);
+        let (attn, lse) = self.attn(q, slot as i64 - i64::from(own), &sees);
+        (self.out(&attn), lse)
+    }
+}
+
+/// The last rows of one strip against the oracle.
+fn compare(
+    strip: &Strip,
+    group: usize,
+    rows: usize,
+    window: Option<u32>,
+    rank: Option<(&Rope, &dyn Fn(&mut [f64], i64))>,
+) {
+    let (d, first) = (strip.layout().head_dim, strip.len() - rows);
+    let shape = Heads { heads: group, group, scale: (d as f32).powf(-0.5) };
+    let q: Vec<f32> = Noise(5).vec(rows * group * d).iter().map(|x| x * 3.0).collect();
+    let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; rows * group]);
+    let run = Run { strip, rows: 0..rows, first, head: 0, window, rank: rank.map(|r| r.0) };
+    attend(Isa::detect(), &Pool::new(2), &[run], shape, &q, &mut out, Some(&mut lse));
+    let oracle = Oracle::new(strip, shape.scale, rank.map(|r| r.1));
+    for line in 0..rows * group {
+        let at = line * d..(line + 1) * d;
+        let (want, want_lse) = oracle.row(&q[at.clone()], first + line / group, window);
+        let context = format!("{:?} n {} group {group} line {line}", strip.layout(), strip.len());
+        assert!((f64::from(lse[line]) - want_lse).abs() <= 1e-5, "{context}: {} {want_lse}", lse[line]);
+        for (got, want) in out[at].iter().zip(want) {
+            assert!((f64::from(*got) - want).abs() <= 1e-5, "{context}: {got} {want}");
+        }
+    }
+}
+
+#[test]
+fn two_slots_by_hand() {
+    // Keys 0 and ln 3 in one dimension, query 1, scale 1: weights 1/4 and 3/4; values 4 and 8: 1 + 6 = 7;
+    // log-sum-exp ln(1 + 3). The first row sees slot 0 alone: 4, and 0.
+    let layout = SlotLayout { codec: Codec::F32, head_dim: 32, column: false };
+    let mut strip = Strip::new(layout, 2).expect("address space");
+    let unit = |x: f32| std::array::from_fn::<f32, 32, _>(|i| if i == 0 { x } else { 0.0 });
+    strip.push(&unit(0.0), &[4.0; 32], 0);
+    strip.push(&unit(3f32.ln()), &[8.0; 32], 1);
+    for isa in Isa::available() {
+        let (mut out, mut lse) = ([f32::NAN; 64], [f32::NAN; 2]);
+        let q = [unit(1.0), unit(1.0)].concat();
+        let run = Run { strip: &strip, rows: 0..2, first: 0, head: 0, window: None, rank: None };
+        let shape = Heads { heads: 1, group: 1, scale: 1.0 };
+        attend(isa, &Pool::new(1), &[run], shape, &q, &mut out, Some(&mut lse));
+        assert_eq!(out[..32], [4.0; 32]);
+        assert!(out[32..].iter().all(|x| (x - 7.0).abs() < 1e-6), "{:?}", &out[32..]);
+        assert!(lse[0] == 0.0 && (lse[1] - 4f32.ln()).abs() < 1e-6, "{lse:?}");
+    }
+}
+
+#[test]
+fn attention_is_the_oracles() {
+    for n in [1, 7, 63, 64, 65, 1000, 1025, 2049] {
+        for d in [64, 128, 256] {
+            for (group, codec) in
+                [(1, Codec::F32), (3, Codec::F16), (4, Codec::Q8), (6, Codec::F32), (7, Codec::F16)]
+            {
+                compare(&strip(codec, d, n, 11), group, n.min(if n > 100 { 3 } else { 70 }), None, None);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_hides_old_positions() {
+    for (n, window) in [(65, 1), (200, 3), (200, 4), (200, 300), (2049, 900), (2049, 9000)] {
+        compare(&strip(Codec::F32, 96, n, 3), 3, 5, Some(window), None);
+    }
+}
+
+#[test]
+fn ranks_replace_positions() {
+    for style in [Style::Norm, Style::Neox] {
+        let rope = Rope::new(style, 64, 10_000.0, 1.0, None).expect("even");
+        let turn = |x: &mut [f64], by: i64| {
+            for i in 0..32 {
+                let (a, b) = if style == Style::Norm { (2 * i, 2 * i + 1) } else { (i, i + 32) };
+                let (sin, cos) = (by as f64 * 10_000f64.powf(-(i as f64) / 32.0)).sin_cos();
+                (x[a], x[b]) = (x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos);
+            }
+        };
+        for n in [3, 130, 1100] {
+            compare(&strip(Codec::F32, 96, n, 8), 3, 3, None, Some((&rope, &turn)));
+        }
+    }
+}
+
+#[test]
+fn huge_scores_stay_finite() {
+    let strip = strip(Codec::F32, 64, 300, 2);
+    let q: Vec<f32> = Noise(1).vec(64).iter().map(|x| x * 1e4).collect();
+    let mut out = vec![f32::NAN; 64];
+    let run = Run { strip: &strip, rows: 0..1, first: 299, head: 0, window: None, rank: None };
+    attend(
+        Isa::detect(),
+        &Pool::new(1),
+        &[run],
+        Heads { heads: 1, group: 1, scale: 1.0 },
+        &q,
+        &mut out,
+        None,
+    );
+    let (want, lse) = Oracle::new(&strip, 1.0, None).row(&q, 299, None);
+    assert!(lse > 1e4);
+    for (got, want) in out.iter().zip(want) {
+        assert!((f64::from(*got) - want).abs() < 0.05, "{got} {want}");
+    }
+}
+
+#[test]
+fn mass_by_hand() {
+    // Keys are 0, so weights are even. Row 0 gives slot 0 mass 1; row 1 gives both 1/2 after halving what is there:
+    // slot 0: 1/2 + 1/2, slot 1: 1/2. Two heads summed give twice that, the larger of two the same.
+    for (group, fold, want) in
+        [(1, Fold::Sum, [1.0, 0.5]), (2, Fold::Sum, [2.0, 1.0]), (2, Fold::Max, [1.0, 0.5])]
+    {
+        let mut strip =
+            Strip::new(SlotLayout { codec: Codec::F16, head_dim: 32, column: true }, 2).expect("memory");
+        strip.push(&[0.0; 32], &[1.0; 32], 0);
+        strip.push(&[0.0; 32], &[1.0; 32], 1);
+        let q = vec![1.0; 2 * group * 32];
+        let lse: Vec<f32> = (0..2 * group).map(|line| ((line / group + 1) as f32).ln()).collect();
+        let run = RecordRun { strip: &mut strip, rows: 0..2, first: 0, head: 0, window: None, rank: None };
+        let (shape, rule) = (Heads { heads: group, group, scale: 1.0 }, Rule { decay: 0.5, fold });
+        record(Isa::detect(), &Pool::new(1), &mut [run], shape, &q, &lse, rule);
+        let mut columns = Vec::new();
+        strip.columns(&mut columns);
+        assert!(columns.iter().zip(want).all(|(c, w)| (c - w).abs() < 1e-6), "{fold:?} {columns:?}");
+    }
+}
+
+#[test]
+fn last_rows_are_the_oracles() {
+    let rope = Rope::new(Style::Neox, 64, 10_000.0, 1.0, None).expect("even");
+    let turn = |x: &mut [f64], by: i64| {
+        for i in 0..32 {
+            let (sin, cos) = (by as f64 * 10_000f64.powf(-(i as f64) / 32.0)).sin_cos();
+            (x[i], x[i + 32]) = (x[i] * cos - x[i + 32] * sin, x[i] * sin + x[i + 32] * cos);
+        }
+    };
+    for (n, w, group, fold, ranked) in [
+        (1, 1, 1, Fold::Sum, false),
+        (70, 33, 3, Fold::Max, true),
+        (1500, 50, 7, Fold::Sum, true),
+        (1500, 8, 4, Fold::Max, false),
+    ] {
+        let strip = strip(Codec::F16, 64, n, 21);
+        let pos: Vec<u32> = (n - w.min(n)..n).map(position).collect();
+        let q = Noise(9).vec(pos.len() * group * 64);
+        let (rank, moved): (_, Option<&dyn Fn(&mut [f64], i64)>) =
+            if ranked { (Some(&rope), Some(&turn)) } else { (None, None) };
+        let mut out = vec![f32::NAN; n];
+        let last = LastRows { strip: &strip, q: &q, pos: &pos, scale: 0.125, fold, rank };
+        last_rows(Isa::detect(), &Pool::new(2), &last, &mut out);
+        let oracle = Oracle::new(&strip, 0.125, moved);
+        let mut want = vec![0.0; n];
+        for (row, &own) in pos.iter().enumerate() {
+            let sees = |j: usize| strip.pos(j) <= own;
+            let rank = (0..n).filter(|j| sees(*j)).count() as i64 - 1;
+            let mut mass = vec![0.0f64; n];
+            for line in row * group..(row + 1) * group {
+                let (attn, _) = oracle.attn(&q[line * 64..][..64], rank - i64::from(own), &sees);
+                for (m, p) in mass.iter_mut().zip(attn) {
+                    *m = if fold == Fold::Sum { *m + p } else { m.max(p) };
+                }
+            }
+            want.iter_mut().zip(mass).for_each(|(w, m)| *w += m);
+        }
+        for (j, (got, want)) in out.iter().zip(want).enumerate() {
+            assert!((f64::from(*got) - want).abs() <= 2e-5, "n {n} slot {j}: {got} {want}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! One block of query lines against the tiles of one partition: scores, online softmax, sums of values; and the
+//! second pass that turns scores into attention mass per slot. Written once, compiled per instruction set.
+
+use crate::math::{self, Lanes};
+use crate::rope::Rope;
+use crate::strip::SlotLayout;
+
+use super::form::{Form, MOST_ROWS, Matrix, product};
+use super::rows::{MOST_BLOCK_ROWS, Sight};
+use super::slots::{Buffers, TILE, Tile};
+
+/// Slots of one partition: partials of whole partitions are merged in ascending order.
+pub(super) const PARTITION: usize = 1024;
+
+/// Query lines of one block and the slots that they meet.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    /// Whole slots, from slot `base` on.
+    pub(super) slots: &'a [u8],
+    pub(super) base: usize,
+    pub(super) layout: SlotLayout,
+    /// Scaled queries `[rows, group, head_dim]`.
+    pub(super) lines: &'a [f32],
+    pub(super) group: usize,
+    /// One per row.
+    pub(super) sights: &'a [Sight],
+    pub(super) rank: Option<&'a Rope>,
+}
+
+impl Block<'_> {
+    fn lines(&self) -> usize {
+        self.sights.len() * self.group
+    }
+
+    /// What each row sees of the tile; `None` when no row sees anything.
+    #[inline(always)]
+    fn masks(&self, tile: &Tile<'_>) -> Option<[u64; MOST_BLOCK_ROWS]> {
+        let mut masks = [0; MOST_BLOCK_ROWS];
+        let mut any = 0;
+        for (mask, sight) in masks.iter_mut().zip(self.sights) {
+            *mask = sight.mask(tile);
+            any |= *mask;
+        }
+        (any != 0).then_some(masks)
+    }
+
+    /// Scores of `count` lines from `line` on: `[count, 64]`.
+    #[inline(always)]
+    fn scores<const W: usize>(&self, line: usize, count: usize, keys: &[f32], out: &mut [f32]) {
+        let d = self.layout.head_dim;
+        let queries = Matrix { data: &self.lines[line * d..], stride: d };
+        product::<W, false>(count, queries, Matrix { data: keys, stride: TILE }, d, out, TILE);
+    }
+}
+
+/// Lines are taken in near-equal groups of at most `MOST_ROWS`: the first of `left` lines.
+#[inline(always)]
+fn next_group(left: usize) -> usize {
+    left.div_ceil(left.div_ceil(MOST_ROWS))
+}
+
+/// What a block's lines know after some slots: maximum score, sum of exponentials, unnormalised output.
+pub(super) struct Partial<'a> {
+    pub(super) max: &'a mut [f32],
+    pub(super) sum: &'a mut [f32],
+    /// `[lines, head_dim]`; empty where only the log-sum-exp is wanted.
+    pub(super) acc: &'a mut [f32],
+}
+
+impl<'a> Partial<'a> {
+    /// Floats that a partial of `lines` lines takes.
+    pub(super) fn floats(lines: usize, acc_dim: usize) -> usize {
+        lines * (2 + acc_dim)
+    }
+
+    pub(super) fn new(memory: &'a mut [f32], lines: usize) -> Self {
+        let (max, rest) = memory.split_at_mut(lines);
+        let (sum, acc) = rest.split_at_mut(lines);
+        Self { max, sum, acc }
+    }
+
+    #[inline(always)]
+    pub(super) fn clear(&mut self) {
+        self.max.fill(f32::NEG_INFINITY);
+        self.sum.fill(0.0);
+        self.acc.fill(0.0);
+    }
+
+    /// Adds a later partition. One that saw nothing changes nothing.
+    #[inline(always)]
+    pub(super) fn merge(&mut self, later: &Partial<'_>) {
+        let d = self.acc.len() / self.max.len();
+        for line in 0..self.max.len() {
+            if later.max[line] == f32::NEG_INFINITY {
+                continue;
+            }
+            let peak = math::max(self.max[line], later.max[line]);
+            let (old, new) = (math::exp(self.max[line] - peak), math::exp(later.max[line] - peak));
+            self.max[line] = peak;
+            self.sum[line] = later.sum[line].mul_add(new, self.sum[line] * old);
+            let (acc, add) = (&mut self.acc[line * d..][..d], &later.acc[line * d..][..d]);
+            for (a, b) in acc.iter_mut().zip(add) {
+                *a = b.mul_add(new, *a * old);
+            }
+        }
+    }
+
+    /// Attention output of a line (0 where it saw nothing) and its log-sum-exp.
+    #[inline(always)]
+    pub(super) fn finish(&self, line: usize, out: &mut [f32]) -> f32 {
+        let sum = self.sum[line];
+        let empty = self.max[line] == f32::NEG_INFINITY;
+        let inverse = if empty { 0.0 } else { 1.0 / sum };
+        let acc = &self.acc[line * out.len()..];
+        for (o, a) in out.iter_mut().zip(acc) {
+            // A sum that underflowed to -0 depends on how many zeros were added; + 0 makes it 0.
+            *o = a.mul_add(inverse, 0.0);
+        }
+        if empty { f32::NEG_INFINITY } else { self.max[line] + sum.ln() }
+    }
+}
+
+/// Fills `out` from the slots of partition `part` that `block.slots` holds. Bits depend only on what a line sees:
+/// scores are one chain over d, tiles and partitions lie at fixed slots, and a masked slot is never multiplied.
+#[inline(always)]
+pub(super) fn partition<F: Form, const W: usize>(
+    form: F,
+    block: &Block<'_>,
+    part: usize,
+    buffers: &mut Buffers<'_>,
+    out: &mut Partial<'_>,
+) {
+    out.clear();
+    let end = (block.base + block.slots.len() / block.layout.bytes()).min((part + 1) * PARTITION);
+    for first in (part * PARTITION..end).step_by(TILE) {
+        let tile = Tile::at(block.slots, block.base, first, block.layout);
+        let Some(masks) = block.masks(&tile) else { continue };
+        tile.prefetch_next();
+        tile.unpack_keys(form, block.rank, buffers);
+        if !out.acc.is_empty() {
+            tile.unpack_values(form, buffers.values);
+        }
+        let mut line = 0;
+        while line < block.lines() {
+            let count = next_group(block.lines() - line);
+            let mut seen = [0; MOST_ROWS];
+            for (n, mask) in seen[..count].iter_mut().enumerate() {
+                *mask = masks[(line + n) / block.group];
+            }
+            if seen.iter().any(|mask| *mask != 0) {
+                let mut attn = [0.0; MOST_ROWS * TILE];
+                block.scores::<W>(line, count, buffers.keys, &mut attn);
+                for n in 0..count {
+                    soften(&mut attn[n * TILE..][..TILE], seen[n], line + n, out);
+                }
+                add_values::<W>(&attn, &seen[..count], buffers.values, line, out);
+            }
+            line += count;
+        }
+    }
+}
+
+/// Scores of one line become weights relative to the line's new maximum; its earlier sums are rescaled.
+#[inline(always)]
+fn soften(scores: &mut [f32], seen: u64, line: usize, out: &mut Partial<'_>) {
+    if seen == 0 {
+        return;
+    }
+    hide(scores, seen);
+    let lanes: &mut [Lanes] = scores.as_chunks_mut().0;
+    let mut peaks = lanes[0];
+    for x in &lanes[1..] {
+        for i in 0..16 {
+            peaks[i] = math::max(peaks[i], x[i]);
+        }
+    }
+    let before = out.max[line];
+    let peak = math::max(before, math::fold(peaks, math::max));
+    let base = if peak == f32::NEG_INFINITY { 0.0 } else { peak };
+    for x in lanes.iter_mut() {
+        for i in 0..16 {
+            x[i] = math::exp(x[i] - base);
+        }
+    }
+    let mut sums = [0.0; 16];
+    for i in 0..16 {
+        sums[i] = (lanes[0][i] + lanes[1][i]) + (lanes[2][i] + lanes[3][i]);
+    }
+    let rescale = math::exp(before - base);
+    out.max[line] = peak;
+    out.sum[line] = out.sum[line].mul_add(rescale, math::fold(sums, |a, b| a + b));
+    if rescale != 1.0 {
+        let d = out.acc.len() / out.max.len();
+        out.acc[line * d..][..d].iter_mut().for_each(|a| *a *= rescale);
+    }
+}
+
+/// Scores of slots that are not seen become -inf.
+#[inline(always)]
+fn hide(scores: &mut [f32], seen: u64) {
+    if seen != u64::MAX {
+        for (j, score) in scores.iter_mut().enumerate() {
+            *score = if seen >> j & 1 == 1 { *score } else { f32::NEG_INFINITY };
+        }
+    }
+}
+
+/// `acc += attn · values` per line over the slots from its first to its last seen one, ascending: all lines at once
+/// where all see, one by one at the edges, so that a slot outside a line's sight cannot reach it even as 0 · inf.
+#[inline(always)]
+fn add_values<const W: usize>(
+    attn: &[f32],
+    seen: &[u64],
+    values: &[f32],
+    line: usize,
+    out: &mut Partial<'_>,
+) {
+    let d = out.acc.len() / out.max.len();
+    if d == 0 {
+        return;
+    }
+    let start = |mask: &u64| mask.trailing_zeros() as usize;
+    let end = |mask: &u64| TILE - mask.leading_zeros() as usize;
+    let from = seen.iter().map(start).max().unwrap_or(TILE);
+    let to = seen.iter().map(end).min().unwrap_or(0).max(from);
+    let slots = |attn_line: usize, from: usize| {
+        (
+            Matrix { data: &attn[attn_line * TILE + from.min(TILE - 1)..], stride: TILE },
+            Matrix { data: &values[from.min(TILE - 1) * d..], stride: d },
+        )
+    };
+    let acc = &mut out.acc[line * d..];
+    for (n, mask) in seen.iter().enumerate() {
+        let (a, b) = slots(n, start(mask));
+        let until = from.min(end(mask));
+        product::<W, true>(1, a, b, until.saturating_sub(start(mask)), &mut acc[n * d..], d);
+    }
+    let (a, b) = slots(0, from);
+    product::<W, true>(seen.len(), a, b, to - from, acc, d);
+    for (n, mask) in seen.iter().enumerate() {
+        let after = to.max(start(mask));
+        let (a, b) = slots(n, after);
+        product::<W, true>(1, a, b, end(mask).saturating_sub(after), &mut acc[n * d..], d);
+    }
+}
+
+/// How the heads of a group fold into one mass, and what a row does to the mass that is there.
+#[derive(Clone, Copy)]
+pub(super) struct Update<'a> {
+    /// Log-sum-exp of each line of the block.
+    pub(super) lse: &'a [f32],
+    pub(super) decay: f32,
+    pub(super) fold_max: bool,
+}
+
+/// `columns[j] = decay · columns[j] + fold over the group of exp(score - lse)` for each slot that a row sees, row
+/// after row, for the tile that starts at slot `first`.
+#[inline(always)]
+pub(super) fn columns<F: Form, const W: usize>(
+    form: F,
+    block: &Block<'_>,
+    first: usize,
+    update: Update<'_>,
+    buffers: &mut Buffers<'_>,
+    columns: &mut [f32; TILE],
+) {
+    let tile = Tile::at(block.slots, block.base, first, block.layout);
+    let Some(masks) = block.masks(&tile) else { return };
+    tile.unpack_keys(form, block.rank, buffers);
+    let mut mass = [0.0; TILE];
+    let mut line = 0;
+    while line < block.lines() {
+        let count = next_group(block.lines() - line);
+        let mut scores = [0.0; MOST_ROWS * TILE];
+        block.scores::<W>(line, count, buffers.keys, &mut scores);
+        for n in line..line + count {
+            let scores = &scores[(n - line) * TILE..][..TILE];
+            fold_head(scores, update.lse[n], update.fold_max, n % block.group == 0, &mut mass);
+            if (n + 1) % block.group == 0 {
+                let seen = masks[n / block.group];
+                for (j, (column, mass)) in columns.iter_mut().zip(&mass).enumerate() {
+                    let new = update.decay.mul_add(*column, *mass);
+                    *column = if seen >> j & 1 == 1 { new } else { *column };
+                }
+            }
+        }
+        line += count;
+    }
+}
+
+#[inline(always)]
+fn fold_head(scores: &[f32], lse: f32, fold_max: bool, is_first: bool, mass: &mut [f32; TILE]) {
+    for (mass, score) in mass.iter_mut().zip(scores) {
+        let p = math::exp(score - lse);
+        *mass = match (is_first, fold_max) {
+            (true, _) => p,
+            (false, true) => math::max(*mass, p),
+            (false, false) => *mass + p,
+        };
+    }
+}

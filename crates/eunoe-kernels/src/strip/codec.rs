@@ -1,0 +1,75 @@
+//! Keys and values to bytes and back.
+
+use eunoe_core::Codec;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::float16::f16_to_f32;
+
+/// Values in one block of `Codec::Q8`.
+pub(crate) const BLOCK: usize = 32;
+/// Bytes of one block of `Codec::Q8`: an f16 scale and the signed bytes.
+pub(crate) const BLOCK_BYTES: usize = 2 + BLOCK;
+
+/// Stores `x` (a multiple of 32 values) in `codec.bytes(x.len())` bytes.
+pub(crate) fn encode(codec: Codec, x: &[f32], out: &mut [u8]) {
+    debug_assert_eq!(out.len(), codec.bytes(x.len()));
+    match codec {
+        Codec::F32 => {
+            for (bytes, value) in out.as_chunks_mut().0.iter_mut().zip(x) {
+                *bytes = value.to_ne_bytes();
+            }
+        }
+        Codec::F16 => {
+            let mut halves = [f16::ZERO; BLOCK];
+            for (bytes, values) in out.chunks_exact_mut(2 * BLOCK).zip(x.as_chunks::<BLOCK>().0) {
+                halves.convert_from_f32_slice(values);
+                for (pair, half) in bytes.as_chunks_mut().0.iter_mut().zip(halves) {
+                    *pair = half.to_bits().to_ne_bytes();
+                }
+            }
+        }
+        Codec::Q8 => {
+            for (block, values) in out.as_chunks_mut().0.iter_mut().zip(x.as_chunks().0) {
+                encode_block(values, block);
+            }
+        }
+    }
+}
+
+/// Quantises against the scale as it is stored, so that rounding the scale costs no accuracy.
+fn encode_block(x: &[f32; BLOCK], out: &mut [u8; BLOCK_BYTES]) {
+    let peak = x.iter().fold(0.0f32, |peak, v| peak.max(v.abs()));
+    let scale = f16::from_f32(peak / 127.0);
+    let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
+    let (head, bytes) = out.split_at_mut(2);
+    head.copy_from_slice(&scale.to_bits().to_ne_bytes());
+    for (byte, value) in bytes.iter_mut().zip(x) {
+        *byte = ((value * inverse).round_ties_even().clamp(-127.0, 127.0) as i8).cast_unsigned();
+    }
+}
+
+/// The values that `bytes` hold.
+pub(crate) fn decode(codec: Codec, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(bytes.len(), codec.bytes(out.len()), "bytes of a {}-value vector", out.len());
+    match codec {
+        Codec::F32 => {
+            for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *value = f32::from_ne_bytes(*bytes);
+            }
+        }
+        Codec::F16 => {
+            for (value, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *value = f16_to_f32(u16::from_ne_bytes(*bytes));
+            }
+        }
+        Codec::Q8 => {
+            for (values, block) in out.chunks_exact_mut(BLOCK).zip(bytes.as_chunks::<BLOCK_BYTES>().0) {
+                let scale = f16_to_f32(u16::from_ne_bytes([block[0], block[1]]));
+                for (value, byte) in values.iter_mut().zip(&block[2..]) {
+                    *value = f32::from(byte.cast_signed()) * scale;
+                }
+            }
+        }
+    }
+}

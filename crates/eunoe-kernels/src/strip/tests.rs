@@ -1,0 +1,142 @@
+use eunoe_core::Codec;
+
+use super::{SlotLayout, Strip};
+use crate::vm::page_bytes;
+
+fn layout(codec: Codec, head_dim: usize, column: bool) -> SlotLayout {
+    SlotLayout { codec, head_dim, column }
+}
+
+/// Slot i holds key i + 0.5, value -i, position 10 i, column i / 4.
+fn numbered(codec: Codec, slots: usize) -> Strip {
+    let mut strip = Strip::new(layout(codec, 32, true), slots).expect("address space");
+    for i in 0..slots {
+        strip.push(&[i as f32 + 0.5; 32], &[-(i as f32); 32], 10 * i as u32);
+        strip.set_column(i, i as f32 / 4.0);
+    }
+    strip
+}
+
+fn key_and_value(strip: &Strip, i: usize) -> (Vec<f32>, Vec<f32>) {
+    let d = strip.layout().head_dim;
+    let (mut k, mut v) = (vec![f32::NAN; d], vec![f32::NAN; d]);
+    strip.read_k(i, &mut k);
+    strip.read_v(i, &mut v);
+    (k, v)
+}
+
+#[test]
+fn bytes_of_a_slot_by_hand() {
+    // d = 64: f32 2 · 256, f16 2 · 128, q8 2 · 2 · 34; + 4 for the position, + 4 for a column.
+    for (codec, want) in [(Codec::F32, 516), (Codec::F16, 260), (Codec::Q8, 140)] {
+        assert_eq!(layout(codec, 64, false).bytes(), want);
+        assert_eq!(layout(codec, 64, true).bytes(), want + 4);
+    }
+}
+
+#[test]
+fn f16_rounds_to_nearest_even() {
+    // Halves near 1 are 2^-10 apart: 1 + 2^-11 is a tie and goes down to the even 1; 1 + 3 · 2^-11 is a tie and goes
+    // up to 1 + 2^-9. Halves near 2048 are 2 apart: 2049 goes to 2048, 2051 to 2052.
+    let x = |n: f32| 1.0 + n / 2048.0;
+    let mut k = [0.25; 32];
+    k[..5].copy_from_slice(&[x(1.0), x(3.0), 2049.0, 2051.0, -6e-8]);
+    let mut strip = Strip::new(layout(Codec::F16, 32, false), 1).expect("address space");
+    strip.push(&k, &k, 0);
+    let (got, _) = key_and_value(&strip, 0);
+    // The least half is 2^-24 = 5.96e-8.
+    assert_eq!(got[..6], [1.0, 1.0 + 1.0 / 512.0, 2048.0, 2052.0, -(2f32.powi(-24)), 0.25]);
+}
+
+#[test]
+fn q8_by_hand() {
+    // Largest 2: scale 2 / 127 = 0.0157480 is stored as the half 0.0157471 = 258 · 2^-14. 1 / 0.0157471 = 63.504 → 64;
+    // -2 / 0.0157471 = -127.008 → -127; 0.007 / 0.0157471 = 0.445 → 0. A block of zeros has scale 0.
+    let scale = 258.0 / 16384.0;
+    let mut k = [0.0; 64];
+    k[..3].copy_from_slice(&[1.0, -2.0, 0.007]);
+    let mut strip = Strip::new(layout(Codec::Q8, 64, false), 1).expect("address space");
+    strip.push(&k, &k, 0);
+    let (k, v) = key_and_value(&strip, 0);
+    assert_eq!(k[..4], [64.0 * scale, -127.0 * scale, 0.0, 0.0]);
+    assert_eq!(k[32..], [0.0; 32]);
+    assert_eq!(k, v);
+}
+
+#[test]
+fn everything_follows_its_slot_through_eviction() {
+    for codec in Codec::ALL {
+        let mut strip = numbered(codec, 9);
+        let before: Vec<_> = (0..9).map(|i| key_and_value(&strip, i)).collect();
+        strip.evict(&[0, 3, 4, 8]);
+        let kept = [1, 2, 5, 6, 7];
+        let (mut positions, mut columns) = (Vec::new(), Vec::new());
+        strip.positions(&mut positions);
+        strip.columns(&mut columns);
+        assert_eq!(positions, [10, 20, 50, 60, 70]);
+        assert_eq!(columns, [0.25, 0.5, 1.25, 1.5, 1.75]);
+        for (i, old) in kept.into_iter().enumerate() {
+            assert_eq!(key_and_value(&strip, i), before[old]);
+        }
+        strip.push(&[9.0; 32], &[9.0; 32], 99);
+        assert_eq!((strip.len(), strip.pos(5), strip.column(5)), (6, 99, 0.0), "a new slot starts at mass 0");
+    }
+}
+
+#[test]
+fn evicting_nothing_and_everything() {
+    let mut strip = numbered(Codec::F16, 5);
+    strip.evict(&[]);
+    assert_eq!(strip.len(), 5);
+    strip.evict(&[0, 1, 2, 3, 4]);
+    assert!(strip.is_empty());
+    assert_eq!(strip.bytes(), 0);
+}
+
+#[test]
+fn resident_pages_agree_with_live_bytes_within_one_page() {
+    for codec in Codec::ALL {
+        for column in [false, true] {
+            let mut strip = Strip::new(layout(codec, 64, column), 1 << 20).expect("address space");
+            let agrees = |strip: &Strip, at: &str| {
+                let Some(pages) = strip.resident_pages() else { return };
+                let (bytes, page) = (strip.bytes(), page_bytes());
+                assert!(
+                    pages * page >= bytes && pages * page < bytes + page,
+                    "{codec:?} {at}: {pages} pages"
+                );
+            };
+            for i in 0..1000 {
+                strip.push(&[1.0; 64], &[1.0; 64], i);
+            }
+            agrees(&strip, "after push");
+            strip.evict(&(0..900).collect::<Vec<_>>());
+            agrees(&strip, "after eviction");
+            agrees(&strip.try_clone().expect("address space"), "of a clone");
+            strip.truncate(3);
+            agrees(&strip, "after truncate");
+            strip.clear();
+            agrees(&strip, "after clear");
+            strip.push(&[127.0; 64], &[2.0; 64], 7);
+            agrees(&strip, "after use again");
+            assert_eq!((strip.pos(0), key_and_value(&strip, 0).0), (7, vec![127.0; 64]));
+        }
+    }
+}
+
+#[test]
+fn a_clone_is_its_own() {
+    let strip = numbered(Codec::Q8, 4);
+    let mut copy = strip.try_clone().expect("address space");
+    copy.evict(&[0]);
+    copy.set_column(0, 77.0);
+    assert_eq!((strip.len(), strip.pos(0), strip.column(1)), (4, 0, 0.25));
+    assert_eq!((copy.len(), copy.pos(0), copy.column(0)), (3, 10, 77.0));
+}
+
+#[test]
+fn impossible_strips_are_errors() {
+    assert!(Strip::new(layout(Codec::F16, 48, false), 1).is_err());
+    assert!(Strip::new(layout(Codec::F16, 0, false), 1).is_err());
+    assert!(Strip::new(layout(Codec::F16, 64, false), usize::MAX).is_err());
+}

@@ -1,0 +1,221 @@
+//! GGUF files, versions 2 and 3, little-endian: metadata, and a directory of tensors.
+//!
+//! The whole directory is checked when the file is opened; after that a tensor is a slice of the mapped bytes.
+
+mod cursor;
+mod value;
+pub mod write;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use eunoe_core::{Dtype, Error, Result};
+
+use cursor::Cursor;
+pub use value::{Array, Kind, Value};
+
+/// The bytes of a file: a memory map in production, a `Vec<u8>` in tests.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+const MAGIC: [u8; 4] = *b"GGUF";
+const ALIGNMENT_KEY: &str = "general.alignment";
+const DEFAULT_ALIGNMENT: u64 = 32;
+const MAX_DIMS: u32 = 4;
+
+/// One opened file.
+#[derive(Clone)]
+pub struct Gguf {
+    bytes: Bytes,
+    /// 2 or 3.
+    pub version: u32,
+    /// Every tensor starts at a multiple of this many bytes.
+    pub alignment: u64,
+    /// Metadata by key.
+    pub meta: BTreeMap<String, Value>,
+    /// Directory by tensor name.
+    pub tensors: BTreeMap<String, TensorInfo>,
+}
+
+/// Where a tensor lies, and how to read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: String,
+    /// Lengths of its axes in ggml's order: the axis that varies fastest comes first.
+    pub shape: Vec<u64>,
+    /// How its values are stored.
+    pub dtype: Dtype,
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// Bytes it takes.
+    pub len: u64,
+}
+
+/// A tensor's directory entry and its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    /// The directory entry.
+    pub info: &'a TensorInfo,
+    /// Its `info.len` bytes.
+    pub bytes: &'a [u8],
+}
+
+impl std::fmt::Debug for Gguf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (meta, tensors) = (self.meta.len(), self.tensors.len());
+        write!(f, "Gguf {{ version: {}, {meta} keys, {tensors} tensors }}", self.version)
+    }
+}
+
+/// Maps a file and reads its directory.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be opened or mapped, and those of [`Gguf::parse`].
+pub fn open(path: &Path) -> Result<Gguf> {
+    Gguf::parse(eunoe_kernels::vm::map_file(path)?)
+}
+
+impl Gguf {
+    /// Reads and checks the metadata and the tensor directory.
+    ///
+    /// # Errors
+    /// [`Error::Format`] with the offset of whatever breaks the format, [`Error::Unsupported`] for another
+    /// version, byte order or tensor type.
+    pub fn parse(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
+        let bytes: Bytes = Arc::new(bytes);
+        let file = (*bytes).as_ref();
+        let mut at = Cursor::new(file);
+        let version = header(&mut at)?;
+        let (tensor_count, key_count) = (at.u64("tensor count")?, at.u64("key count")?);
+        let meta = metadata(&mut at, key_count)?;
+        let alignment = alignment(&meta)?;
+        let mut directory = Vec::new();
+        for _ in 0..tensor_count {
+            directory.push(tensor_info(&mut at)?);
+        }
+        let data = at.offset().checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+        let tensors = place(directory, data, alignment, file.len() as u64)?;
+        Ok(Self { version, alignment, meta, tensors, bytes })
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+
+    /// A tensor by name.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if the file has no such tensor.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
+        let Some(info) = self.tensors.get(name) else {
+            return Err(Error::format("GGUF tensors", 0, format!("no tensor `{name}` in this file")));
+        };
+        Ok(Tensor { info, bytes: &self.bytes()[info.offset as usize..][..info.len as usize] })
+    }
+}
+
+/// Magic and version.
+fn header(at: &mut Cursor<'_>) -> Result<u32> {
+    let magic = at.take(4, "magic")?;
+    if magic != MAGIC {
+        return Err(Error::format(
+            "GGUF header",
+            0,
+            format!("expected `GGUF`, got {magic:02x?}: not a GGUF file"),
+        ));
+    }
+    let version = at.u32("version")?;
+    match version {
+        2 | 3 => Ok(version),
+        v if v.swap_bytes() <= 3 => {
+            Err(Error::Unsupported("big-endian GGUF file; convert it to little-endian".to_owned()))
+        }
+        v => Err(Error::Unsupported(format!("GGUF version {v} is not supported; supported: 2, 3"))),
+    }
+}
+
+fn metadata(at: &mut Cursor<'_>, count: u64) -> Result<BTreeMap<String, Value>> {
+    let mut meta = BTreeMap::new();
+    for _ in 0..count {
+        let start = at.offset();
+        let key = at.str("metadata key")?.to_owned();
+        let value = Value::read(at, &key)?;
+        if meta.contains_key(&key) {
+            return Err(Error::format("GGUF metadata", start, format!("key `{key}` appears twice")));
+        }
+        meta.insert(key, value);
+    }
+    Ok(meta)
+}
+
+fn alignment(meta: &BTreeMap<String, Value>) -> Result<u64> {
+    let Some(value) = meta.get(ALIGNMENT_KEY) else { return Ok(DEFAULT_ALIGNMENT) };
+    match value.integer() {
+        Some(n) if n > 0 && (n as u128).is_power_of_two() && n <= i128::from(u32::MAX) => Ok(n as u64),
+        _ => {
+            let why = format!("`{ALIGNMENT_KEY}` must be a power of two, got {value}");
+            Err(Error::format("GGUF metadata", 0, why))
+        }
+    }
+}
+
+/// One directory entry; `offset` still counts from the start of the data section.
+fn tensor_info(at: &mut Cursor<'_>) -> Result<TensorInfo> {
+    let start = at.offset();
+    let name = at.str("tensor name")?.to_owned();
+    let bad = |why: String| Error::format(format!("tensor `{name}`"), start, why);
+    let dims = at.u32("tensor dimensions")?;
+    if dims == 0 || dims > MAX_DIMS {
+        return Err(bad(format!("expected 1 to {MAX_DIMS} dimensions, got {dims}")));
+    }
+    let shape = (0..dims).map(|_| at.u64("tensor shape")).collect::<Result<Vec<_>>>()?;
+    let dtype = Dtype::from_ggml(at.u32("tensor type")?)
+        .map_err(|e| Error::Unsupported(format!("tensor `{name}`: {e}")))?;
+    let offset = at.u64("tensor offset")?;
+    let (weights, block_bytes) = dtype.block();
+    let count = shape.iter().try_fold(1_u64, |n, &d| n.checked_mul(d)).filter(|&n| n > 0);
+    let Some(count) = count else {
+        return Err(bad(format!("shape {shape:?} holds no values, or more than 2^64")));
+    };
+    if shape[0] % weights as u64 != 0 {
+        let why = format!("first axis of {shape:?} must be a multiple of {weights} for {}", dtype.name());
+        return Err(bad(why));
+    }
+    let Some(len) = (count / weights as u64).checked_mul(block_bytes as u64) else {
+        return Err(bad(format!("shape {shape:?} takes more than 2^64 bytes")));
+    };
+    Ok(TensorInfo { name, shape, dtype, offset, len })
+}
+
+/// Turns offsets into file offsets and checks that tensors are inside the file, apart, and named once.
+fn place(
+    mut directory: Vec<TensorInfo>,
+    data: u64,
+    alignment: u64,
+    file_len: u64,
+) -> Result<BTreeMap<String, TensorInfo>> {
+    directory.sort_by_key(|t| t.offset);
+    let mut names = HashSet::new();
+    let mut free = data;
+    for t in &mut directory {
+        let bad =
+            |why: String| Error::format(format!("tensor `{}`", t.name), data.saturating_add(t.offset), why);
+        if !names.insert(t.name.clone()) {
+            return Err(bad("appears twice".to_owned()));
+        }
+        if !t.offset.is_multiple_of(alignment) {
+            return Err(bad(format!("offset {} is not a multiple of the alignment {alignment}", t.offset)));
+        }
+        let span = data.checked_add(t.offset).and_then(|start| Some((start, start.checked_add(t.len)?)));
+        let Some((start, end)) = span.filter(|&(_, end)| end <= file_len) else {
+            return Err(bad(format!("{} bytes from here pass the end of the file at {file_len}", t.len)));
+        };
+        if start < free {
+            return Err(bad("overlaps the tensor before it".to_owned()));
+        }
+        (t.offset, free) = (start, end);
+    }
+    Ok(directory.into_iter().map(|t| (t.name.clone(), t)).collect())
+}
