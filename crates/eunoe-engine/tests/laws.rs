@@ -1,0 +1,171 @@
+//! The laws of memory, over every policy of the shelf: a hard budget, a true bill, full memory as the same code path,
+//! one answer per row.
+
+mod toy;
+
+use eunoe_engine::{Length, full_bytes};
+use eunoe_model::probe::NoProbe;
+use toy::{LLAMA, Toy, bits, kept, plan, plans, read, text};
+
+const SLOTS: usize = 32;
+const GEMMA: Toy = Toy { arch: "gemma3", layers: 7, heads: 4, kv_heads: 1, context: 4096 };
+
+#[test]
+fn bytes_never_pass_the_cap_and_chunks_change_nothing() {
+    for toy in [LLAMA, GEMMA] {
+        let engines: Vec<_> = [1, 7, 64, 512].iter().map(|chunk| toy.open(2, *chunk)).collect();
+        for plan in plans(SLOTS) {
+            for len in [5, SLOTS, 4 * SLOTS, 32 * SLOTS] {
+                let tokens = text(len);
+                let first = read(&engines[0], &plan, &tokens);
+                for engine in &engines {
+                    let session = read(engine, &plan, &tokens);
+                    let (bill, ledger) = (session.bill(), session.kv.ledger());
+                    assert!(ledger.peak <= ledger.cap, "{plan} on {len}: {ledger:?}");
+                    assert_eq!(ledger.live, bill.heads.iter().map(|h| h.bytes).sum::<u64>(), "{plan} on {len}");
+                    assert_eq!(bill.seen, bill.kept + bill.evicted, "{plan} on {len}");
+                    assert!(len < 4 * SLOTS || bill.evicted > 0, "{plan} forgets nothing of {len}");
+                    assert_eq!(bits(&session), bits(&first), "{plan} on {len}: logits");
+                    assert_eq!(kept(engine, &session), kept(&engines[0], &first), "{plan} on {len}: kept sets");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn resident_pages_agree_with_the_ledger_within_a_page_per_strip() {
+    let engine = LLAMA.open(2, 64);
+    for plan in plans(200) {
+        let session = read(&engine, &plan, &text(1500));
+        for (l, h) in (0..3).flat_map(|l| [(l, 0), (l, 1)]) {
+            let strip = session.kv.strip(l, h);
+            let Some(pages) = strip.resident_pages() else { return };
+            let want = strip.bytes().div_ceil(eunoe_kernels::vm::page_bytes());
+            assert!(pages.abs_diff(want) <= 1, "{plan}: {pages} pages for {} bytes", strip.bytes());
+        }
+    }
+}
+
+#[test]
+fn a_budget_that_holds_the_text_is_full_memory_bit_for_bit() {
+    for toy in [LLAMA, GEMMA] {
+        let (engine, tokens) = (toy.open(2, 64), text(150));
+        for codec in ["f16", "f32", "q8"] {
+            let full = read(&engine, &format!("full | {codec}"), &tokens);
+            for entry in eunoe_kv::policies::LIST.iter() {
+                for allocator in ["uniform", "pyramid", "ada"] {
+                    let plan = format!("{} | {allocator} | {codec} @ 4096tok", entry.card.id);
+                    let session = read(&engine, &plan, &tokens);
+                    assert_eq!(bits(&session), bits(&full), "{plan}");
+                    assert_eq!(session.bill().evicted, 0, "{plan}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_one_answer_on_any_threads_and_in_any_company() {
+    let (one, two) = (LLAMA.open(1, 64), LLAMA.open(2, 64));
+    let texts = [text(90), text(140)[40..].to_vec(), text(77)];
+    let mut all = plans(SLOTS);
+    all.push("full".into());
+    for plan_text in all {
+        let alone: Vec<_> = texts.iter().map(|t| bits(&read(&one, &plan_text, t))).collect();
+        let mut sessions: Vec<_> = texts
+            .iter()
+            .map(|t| {
+                let length = Length { prompt: t.len() as u32, longest: t.len() as u32 };
+                two.session(&plan(&plan_text), length).unwrap()
+            })
+            .collect();
+        let mut at = 0;
+        while at < 100 {
+            // pieces of 5 rows stay within what a surprisal policy may read at once
+            let mut rows: Vec<_> = sessions
+                .iter_mut()
+                .zip(&texts)
+                .filter(|(_, t)| at < t.len())
+                .map(|(s, t)| (s, &t[at..t.len().min(at + 5)]))
+                .collect();
+            two.step(&mut rows, &mut NoProbe).unwrap();
+            at += 5;
+        }
+        for (session, alone) in sessions.iter().zip(&alone) {
+            assert_eq!(bits(session), *alone, "{plan_text}");
+        }
+    }
+}
+
+#[test]
+fn the_published_mode_sees_the_prompt_whole_and_trims_it_at_its_end() {
+    let (engine, tokens) = (LLAMA.open(2, 16), text(110));
+    let length = Length { prompt: 100, longest: 110 };
+    let full = read(&engine, "full", &tokens[..100]);
+    for (plan_text, kept_after, kept_at_end) in [
+        ("a2sf(prefill=dense, keep=40, step=1, recent=4)", 40, 40),
+        ("h2o(prefill=dense, keep=40, evict=off)", 40, 50),
+        ("snapkv(prefill=dense, keep=40, window=8)", 40, 50),
+    ] {
+        let mut session = engine.session(&plan(plan_text), length).unwrap();
+        engine.read(&mut session, &tokens[..100], &mut |_| true).unwrap();
+        assert_eq!(bits(&session), bits(&full), "{plan_text}: the prompt is read under full memory");
+        assert!(kept(&engine, &session).iter().all(|k| k.len() == kept_after), "{plan_text}");
+        engine.read(&mut session, &tokens[100..], &mut |_| true).unwrap();
+        assert!(kept(&engine, &session).iter().all(|k| k.len() == kept_at_end), "{plan_text}");
+        assert_eq!(session.bill().mode, "dense");
+        let refused = engine.session(&plan(&format!("{plan_text} @ 60tok")), length).err().unwrap().to_string();
+        assert!(refused.contains("600") && refused.contains("360"), "both numbers (slots of 6 strips): {refused}");
+    }
+}
+
+#[test]
+fn what_cannot_hold_is_refused_with_both_numbers() {
+    let engine = LLAMA.open(1, 64);
+    let length = |n| Length { prompt: n, longest: n };
+    let refused = |text: &str, n| engine.session(&plan(text), length(n)).err().unwrap().to_string();
+    let full = full_bytes(engine.config(), 1000);
+    let error = refused("full @ 64KiB", 1000);
+    assert!(error.contains(&full.to_string()) && error.contains("65536"), "{error}");
+    let error = refused("h2o @ 64tok", 5000);
+    assert!(error.contains("5000") && error.contains("4096") && error.contains("streaming_llm"), "{error}");
+    assert!(engine.session(&plan("a2sf(pos=rank) @ 64tok"), length(5000)).is_ok());
+    assert!(refused("a2sf @ 1B", 100).contains("1 available"));
+    assert!(engine.session(&plan("full @ 10TiB"), length(100)).is_ok());
+}
+
+#[test]
+fn a_hundred_percent_is_what_full_memory_takes() {
+    let (engine, tokens) = (LLAMA.open(1, 64), text(64));
+    let half = read(&engine, "streaming_llm @ 50%", &tokens).bill();
+    let full = read(&engine, "full", &tokens).bill();
+    assert_eq!(full.live_bytes, full_bytes(engine.config(), 64));
+    assert_eq!(half.budget_bytes, Some(full.live_bytes / 2));
+    assert!(half.peak_bytes <= full.live_bytes / 2 && half.peak_bytes > full.live_bytes * 4 / 10);
+    assert_eq!(full.mass_evicted, None);
+}
+
+#[test]
+fn sliding_layers_hold_their_window_and_are_no_forgetting() {
+    let engine = GEMMA.open(2, 16);
+    let bill = read(&engine, "full", &text(300)).bill();
+    assert_eq!((bill.evicted, bill.mode), (0, "full"));
+    for head in &bill.heads {
+        // layers 0 to 4 and 6 slide (window 24, dropped 64 at a time), layer 5 is global
+        assert_eq!(head.sliding, head.layer != 5);
+        assert!(if head.sliding { head.kept <= 24 + 64 } else { head.kept == 300 });
+    }
+}
+
+#[test]
+fn surprisals_in_the_slots_sum_to_the_loss_of_the_text() {
+    let (engine, tokens) = (LLAMA.open(1, 16), text(60));
+    let session = read(&engine, "sirllm @ 4096tok", &tokens);
+    let strip = session.kv.strip(2, 1);
+    let sum: f32 = (1..60).map(|i| strip.column(i)).sum();
+    let scores = engine.score(&plan("full"), &tokens, eunoe_engine::Windows::Whole, &mut |_| true).unwrap();
+    let nll: f32 = scores.nll.iter().map(|(_, n)| n).sum();
+    assert!((sum - nll).abs() <= 1e-4 * nll, "{sum} {nll}");
+    assert_eq!(strip.column(0), f32::INFINITY, "nothing predicts the first token");
+}
