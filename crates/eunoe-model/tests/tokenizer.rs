@@ -10,11 +10,11 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 fn golden() -> Value {
-    serde_json::from_str(include_str!("golden/tokens.json")).unwrap()
+    serde_json::from_str(include_str!("golden/tokens.json")).expect("tokens.json is JSON")
 }
 
 fn ids(row: &Value) -> Vec<u32> {
-    serde_json::from_value(row.clone()).unwrap()
+    serde_json::from_value(row.clone()).expect("rows are lists of ids")
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn spm() -> GgufWriter {
 }
 
 fn tokenizer(file: GgufWriter) -> Result<Tokenizer, Error> {
-    Tokenizer::from_gguf(&Gguf::parse(file.finish()).unwrap())
+    Tokenizer::from_gguf(&Gguf::parse(file.finish()).expect("the writer makes a whole file"))
 }
 
 #[test]

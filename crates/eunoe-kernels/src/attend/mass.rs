@@ -11,7 +11,7 @@ use super::rows::{Queries, Rows, Sight};
 use super::scratch::{self, Scratch};
 use super::slots::TILE;
 use super::tile::{Block, PARTITION, Partial, Update};
-use super::{Heads, columns, finish, merge, partition};
+use super::{Heads, columns, partition};
 
 /// Slots of one task: its columns are touched by no other.
 const TASK_SLOTS: usize = 4 * TILE;
@@ -252,10 +252,10 @@ fn log_sum_exp(isa: Isa, pool: &Pool, strip: &Strip, rows: &Rows<'_>) -> Vec<f32
         total.clear();
         for _ in 0..parts {
             let (part, after) = rest.split_at_mut(Partial::floats(lines, 0));
-            merge(isa, &mut total, &Partial::new(part, lines));
+            total.merge(&Partial::new(part, lines));
             rest = after;
         }
-        lse.extend((0..lines).map(|line| finish(isa, &total, line, &mut [])));
+        lse.extend((0..lines).map(|line| total.finish(line, &mut [])));
     }
     lse
 }

@@ -158,7 +158,7 @@ impl Call<'_> {
             let block = self.block(run, rows.clone(), queries);
             for p in 0..self.partitions(run, &rows) {
                 partition(self.isa, &block, p, &mut buffers, &mut part);
-                merge(self.isa, &mut total, &part);
+                total.merge(&part);
             }
             self.write(run, rows, &total);
         });
@@ -196,7 +196,7 @@ impl Call<'_> {
             total.clear();
             for _ in 0..self.partitions(*run, rows) {
                 let (part, after) = rest.split_at_mut(self.partial_floats(rows));
-                merge(self.isa, &mut total, &Partial::new(part, lines));
+                total.merge(&Partial::new(part, lines));
                 rest = after;
             }
             self.write(*run, rows.clone(), &total);
@@ -226,7 +226,7 @@ impl Call<'_> {
                 let at = (run.rows.start + row) * self.shape.heads + run.head + h;
                 // SAFETY: `check` found that no two runs share a row and head; blocks of a run share no row.
                 let out = unsafe { self.out.part(at * d, d) };
-                let lse = finish(self.isa, total, n * group + h, out);
+                let lse = total.finish(n * group + h, out);
                 if let Some(all) = &self.lse {
                     // SAFETY: as above.
                     unsafe { all.part(at, 1) }.fill(lse);
@@ -269,12 +269,4 @@ fn columns(
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar::columns(block, first, update, buffers, out),
     }
-}
-
-fn merge(isa: Isa, total: &mut Partial<'_>, later: &Partial<'_>) {
-    isa.run(|| total.merge(later));
-}
-
-fn finish(isa: Isa, total: &Partial<'_>, line: usize, out: &mut [f32]) -> f32 {
-    isa.run(|| total.finish(line, out))
 }

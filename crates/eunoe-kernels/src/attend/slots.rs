@@ -67,18 +67,6 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Asks for the bytes of the tile that follows in memory, so that they arrive while this one is computed on.
-    #[inline(always)]
-    pub(super) fn prefetch_next(&self) {
-        #[cfg(target_arch = "x86_64")]
-        for line in (0..TILE * self.layout.bytes()).step_by(64) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let next = self.bytes.as_ptr().wrapping_add(self.bytes.len() + line);
-            // SAFETY: a prefetch of any address reads nothing that the program can see.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.cast()) };
-        }
-    }
-
     /// Values as `[64, head_dim]`; rows past the last slot keep what they held.
     #[inline(always)]
     pub(super) fn unpack_values<F: Form>(&self, form: F, out: &mut [f32]) {
@@ -158,6 +146,7 @@ unsafe fn columns<F: Form>(
                 let mut square = [[0.0; 16]; 16];
                 for i in 0..16 {
                     let vector = bytes.as_ptr().add((slot + i).min(len - 1) * stride);
+                    prefetch(vector, codec, at, TILE * stride);
                     square[i] = lanes(form, codec, vector, at);
                 }
                 let square = form.transpose(square);
@@ -187,11 +176,28 @@ unsafe fn rows<F: Form>(
         for at in (0..d).step_by(16) {
             // SAFETY: vector `j` below `len`, values below `d`.
             unsafe {
-                let x = lanes(form, codec, bytes.as_ptr().add(j * stride), at);
+                let vector = bytes.as_ptr().add(j * stride);
+                prefetch(vector, codec, at, TILE * stride);
+                let x = lanes(form, codec, vector, at);
                 out.as_mut_ptr().add(j * d + at).cast::<Lanes>().write_unaligned(x);
             }
         }
     }
+}
+
+/// Asks for what lies `ahead` bytes after value `at`, the same place in the next tile, so that it arrives while this
+/// tile is computed on: once per cache line or so.
+#[inline(always)]
+fn prefetch(vector: *const u8, codec: Codec, at: usize, ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if codec == Codec::F32 || at.is_multiple_of(32) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let next = vector.wrapping_add(codec.bytes(at) + ahead);
+        // SAFETY: a prefetch of any address reads nothing that the program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(next.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (vector, codec, at, ahead);
 }
 
 /// Values `at..at + 16` of a stored vector; no alignment is needed.

@@ -1,0 +1,19 @@
+//! The command line of Eunoe. A library only so that tests and `cargo xtask docs` reach the same code as `main`.
+
+#![allow(clippy::print_stderr, reason = "the command line is the one crate that prints")]
+
+pub mod bill;
+pub mod cli;
+pub mod commands;
+pub mod context;
+pub mod docs;
+mod fail;
+pub mod home;
+pub mod models;
+mod nearest;
+pub mod out;
+pub mod pull;
+pub mod units;
+pub mod wheel;
+
+pub use fail::main;
