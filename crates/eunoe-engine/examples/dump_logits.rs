@@ -11,7 +11,9 @@ use std::path::Path;
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, model, mode, tokens] = args.as_slice() else { bail!("usage: dump_logits MODEL exact|fast TOKENS.json") };
+    let [_, model, mode, tokens] = args.as_slice() else {
+        bail!("usage: dump_logits MODEL exact|fast TOKENS.json")
+    };
     let arithmetic = match mode.as_str() {
         "exact" => Arithmetic::Exact,
         "fast" => Arithmetic::Fast,

@@ -70,7 +70,8 @@ impl Batch<'_> {
             // strips that share their slots go in step
             let shared = |kv: &Kv| {
                 let heads = &kv.layers[layer].heads;
-                heads.iter().map(|h| h.cap as usize).sum::<usize>() - heads.iter().map(|h| h.strip.len()).sum::<usize>()
+                heads.iter().map(|h| h.cap as usize).sum::<usize>()
+                    - heads.iter().map(|h| h.strip.len()).sum::<usize>()
             };
             if next[0] < rows.end && shared(kv) < next.len() {
                 let count = step * next.len() - shared(kv);
@@ -91,7 +92,13 @@ impl Batch<'_> {
 
     /// Stores rows of a strip that has room for them.
     fn store(
-        &mut self, layer: usize, part: usize, head: usize, rows: Range<usize>, k: &[f32], v: &[f32],
+        &mut self,
+        layer: usize,
+        part: usize,
+        head: usize,
+        rows: Range<usize>,
+        k: &[f32],
+        v: &[f32],
     ) -> Result<Turn> {
         let (d, kv_heads) = (self.config.head_dim, self.config.kv_heads);
         let Part { kv, rows: all } = &mut self.parts[part];
@@ -141,7 +148,14 @@ impl Batch<'_> {
                 }
                 if let Some(t) = turns.iter().find(|t| t.part == p && t.head == h) {
                     let (rows, first) = (t.rows.clone(), t.first);
-                    records.push(RecordRun { strip: &mut head.strip, rows, first, head: h * group, window: None, rank });
+                    records.push(RecordRun {
+                        strip: &mut head.strip,
+                        rows,
+                        first,
+                        head: h * group,
+                        window: None,
+                        rank,
+                    });
                 }
             }
             if let Column::Running { decay } = needs.column {

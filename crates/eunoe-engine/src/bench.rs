@@ -1,7 +1,7 @@
 //! Tokens per second of prefill and decode at a depth, beside what the machine can do.
 
 use crate::engine::Engine;
-use crate::store::Length;
+use crate::layout::Length;
 use eunoe_core::Result;
 use eunoe_kernels::limits;
 use eunoe_kv::Plan;
@@ -77,7 +77,13 @@ impl Engine {
     }
 
     fn bench_row(
-        &self, plan: &Plan, kind: &'static str, count: usize, depth: usize, repeat: usize, limits: Limits,
+        &self,
+        plan: &Plan,
+        kind: &'static str,
+        count: usize,
+        depth: usize,
+        repeat: usize,
+        limits: Limits,
     ) -> Result<Row> {
         let mut rates = Vec::new();
         let (mut peak_bytes, mut live_bytes, mut plan_used) = (0, 0, String::new());

@@ -2,7 +2,8 @@
 
 use crate::batch::{Batch, Part};
 use crate::bill::Bill;
-use crate::store::{Kv, Layout, Length, On};
+use crate::layout::{Layout, Length};
+use crate::store::{Kv, On};
 use eunoe_core::{Codec, Error, Result};
 use eunoe_kernels::Pool;
 use eunoe_kernels::matmul::Arithmetic;
@@ -130,7 +131,11 @@ impl Engine {
     /// # Errors
     /// Those of [`Engine::read`].
     pub fn read_rows(
-        &self, session: &mut Session, tokens: &[u32], go_on: GoOn<'_>, each: &mut dyn FnMut(usize, &[f32]),
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        go_on: GoOn<'_>,
+        each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
         /// Rows whose logits are held at once.
         const ROWS: usize = 16;
@@ -145,7 +150,11 @@ impl Engine {
     }
 
     fn read_each(
-        &self, session: &mut Session, tokens: &[u32], go_on: GoOn<'_>, each: &mut dyn FnMut(usize, &[f32]),
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        go_on: GoOn<'_>,
+        each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
         for (first, tokens) in self.chunks(session, tokens) {
             if !go_on(first) {
@@ -159,7 +168,11 @@ impl Engine {
 
     /// Chunks of a text with the index of their first token. A policy that ranks by surprisal, which is known only
     /// after a chunk, limits it to the rows that are protected anyway.
-    fn chunks<'a>(&self, session: &Session, tokens: &'a [u32]) -> impl Iterator<Item = (usize, &'a [u32])> + use<'a> {
+    fn chunks<'a>(
+        &self,
+        session: &Session,
+        tokens: &'a [u32],
+    ) -> impl Iterator<Item = (usize, &'a [u32])> + use<'a> {
         let needs = session.kv.needs();
         let most = if needs.column == Column::Surprisal { needs.recent as usize } else { usize::MAX };
         let chunk = self.options.chunk.clamp(1, most.max(1));
@@ -203,7 +216,8 @@ impl Engine {
         if let Some(bad) = tokens.iter().find(|t| **t as usize >= vocab) {
             return Err(Error::Invalid(format!("token {bad} is not one of the model's {vocab}")));
         }
-        let (asked, have) = (u64::from(session.kv.next) + tokens.len() as u64, u64::from(session.length.longest));
+        let (asked, have) =
+            (u64::from(session.kv.next) + tokens.len() as u64, u64::from(session.length.longest));
         if tokens.is_empty() || asked > have {
             let hint = "make the sequence with room for the whole text and its answer".into();
             return Err(Error::Limit { what: "tokens of a sequence".into(), asked, have, hint });

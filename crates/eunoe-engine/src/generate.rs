@@ -59,7 +59,11 @@ impl Engine {
     /// # Errors
     /// Those of [`Engine::read`]; [`Error::Interrupted`] when `on_text` said no.
     pub fn generate(
-        &self, session: &mut Session, prompt: &[u32], request: &Request, on_text: &mut dyn FnMut(&str) -> bool,
+        &self,
+        session: &mut Session,
+        prompt: &[u32],
+        request: &Request,
+        on_text: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Answer> {
         let mut sampler = Sampler::new(&request.sampling, prompt)?;
         let mut text = Text::new(&request.stop)?;
@@ -70,7 +74,9 @@ impl Engine {
                 break FinishReason::Length;
             }
             if session.logits().is_empty() {
-                return Err(Error::Invalid("nothing was read yet: an answer needs at least one token before it".into()));
+                return Err(Error::Invalid(
+                    "nothing was read yet: an answer needs at least one token before it".into(),
+                ));
             }
             let token = sampler.next(session.logits());
             tokens.push(token);

@@ -27,7 +27,12 @@ impl Ledger {
         let live = self.live + bytes;
         if live > self.cap {
             let hint = "the engine appended without making room: please report this".into();
-            return Err(Error::Limit { what: "bytes of KV memory".into(), asked: live, have: self.cap, hint });
+            return Err(Error::Limit {
+                what: "bytes of KV memory".into(),
+                asked: live,
+                have: self.cap,
+                hint,
+            });
         }
         self.live = live;
         self.peak = self.peak.max(live);

@@ -1,7 +1,7 @@
 //! How well a model predicts a text under a plan: perplexity, whole and by position.
 
 use crate::engine::{Engine, GoOn, log_prob};
-use crate::store::Length;
+use crate::layout::Length;
 use eunoe_core::{Error, Result};
 use eunoe_kv::Plan;
 
@@ -73,7 +73,13 @@ impl Engine {
     /// One window that begins at token `start`; tokens before `done` are context only.
     #[allow(clippy::too_many_arguments, reason = "a window is what it is")]
     fn score_window(
-        &self, plan: &Plan, bos: Option<u32>, window: &[u32], start: usize, done: usize, scores: &mut Scores,
+        &self,
+        plan: &Plan,
+        bos: Option<u32>,
+        window: &[u32],
+        start: usize,
+        done: usize,
+        scores: &mut Scores,
         progress: GoOn<'_>,
     ) -> Result<()> {
         let input: Vec<u32> = bos.into_iter().chain(window.iter().copied()).collect();
@@ -81,13 +87,18 @@ impl Engine {
         let len = input.len() as u32;
         let mut session = self.session(plan, Length { prompt: len, longest: len })?;
         let first = done.max(start);
-        self.read_rows(&mut session, &input[..input.len() - 1], &mut |n| progress(start + n), &mut |row, logits| {
-            // row `row` predicts input `row + 1`, which is token `row + 1 - shift` of the window
-            let token = start + row + 1 - shift;
-            if token >= first {
-                scores.nll.push((token, -log_prob(logits, input[row + 1])));
-            }
-        })?;
+        self.read_rows(
+            &mut session,
+            &input[..input.len() - 1],
+            &mut |n| progress(start + n),
+            &mut |row, logits| {
+                // row `row` predicts input `row + 1`, which is token `row + 1 - shift` of the window
+                let token = start + row + 1 - shift;
+                if token >= first {
+                    scores.nll.push((token, -log_prob(logits, input[row + 1])));
+                }
+            },
+        )?;
         let bill = session.bill();
         scores.peak_bytes = scores.peak_bytes.max(bill.peak_bytes);
         scores.plan_used = bill.plan_used;

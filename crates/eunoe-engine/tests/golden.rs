@@ -1,5 +1,6 @@
 //! Real models against the float reference of `scripts/golden.py`, where a model is there (`eunoe pull` puts it in
 //! `$EUNOE_HOME/models`).
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
 
 use eunoe_engine::{Arithmetic, Engine, Length, Options, log_prob};
 use eunoe_kv::Plan;
@@ -8,7 +9,8 @@ use std::path::PathBuf;
 
 fn model(name: &str) -> Option<PathBuf> {
     let var = |v: &str| std::env::var_os(v).map(PathBuf::from);
-    let cache = || var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache"))).map(|c| c.join("eunoe"));
+    let cache =
+        || var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache"))).map(|c| c.join("eunoe"));
     let path = var("EUNOE_HOME").or_else(cache)?.join("models").join(format!("{name}.gguf"));
     path.is_file().then_some(path)
 }
@@ -21,7 +23,8 @@ fn ids(v: &Value) -> Vec<u32> {
 fn distance(engine: &Engine, window: &Value) -> (f64, f64) {
     let (tokens, positions) = (ids(&window["tokens"]), ids(&window["positions"]));
     let len = tokens.len() as u32;
-    let mut session = engine.session(&Plan::parse("full").unwrap(), Length { prompt: len, longest: len }).unwrap();
+    let mut session =
+        engine.session(&Plan::parse("full").unwrap(), Length { prompt: len, longest: len }).unwrap();
     let (mut worst, mut sum, mut count) = (0.0f64, 0.0, 0);
     engine
         .read_rows(&mut session, &tokens, &mut |_| true, &mut |row, logits| {
@@ -47,8 +50,7 @@ fn check(name: &str) {
     let file = format!("{}/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let golden: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     for (arithmetic, most, mean) in [(Arithmetic::Exact, 1e-3, 1e-4), (Arithmetic::Fast, f64::MAX, 0.1)] {
-        let engine =
-            Engine::open(&path, Options { arithmetic, ..Options::default() }, &mut |_| {}).unwrap();
+        let engine = Engine::open(&path, Options { arithmetic, ..Options::default() }, &mut |_| {}).unwrap();
         for window in golden["windows"].as_array().unwrap() {
             let (worst, off) = distance(&engine, window);
             assert!(worst <= most && off <= mean, "{name} {arithmetic:?}: worst {worst}, mean {off}");

@@ -22,11 +22,19 @@ fn bytes_never_pass_the_cap_and_chunks_change_nothing() {
                     let session = read(engine, &plan, &tokens);
                     let (bill, ledger) = (session.bill(), session.kv.ledger());
                     assert!(ledger.peak <= ledger.cap, "{plan} on {len}: {ledger:?}");
-                    assert_eq!(ledger.live, bill.heads.iter().map(|h| h.bytes).sum::<u64>(), "{plan} on {len}");
+                    assert_eq!(
+                        ledger.live,
+                        bill.heads.iter().map(|h| h.bytes).sum::<u64>(),
+                        "{plan} on {len}"
+                    );
                     assert_eq!(bill.seen, bill.kept + bill.evicted, "{plan} on {len}");
                     assert!(len < 4 * SLOTS || bill.evicted > 0, "{plan} forgets nothing of {len}");
                     assert_eq!(bits(&session), bits(&first), "{plan} on {len}: logits");
-                    assert_eq!(kept(engine, &session), kept(&engines[0], &first), "{plan} on {len}: kept sets");
+                    assert_eq!(
+                        kept(engine, &session),
+                        kept(&engines[0], &first),
+                        "{plan} on {len}: kept sets"
+                    );
                 }
             }
         }
@@ -115,8 +123,12 @@ fn the_published_mode_sees_the_prompt_whole_and_trims_it_at_its_end() {
         engine.read(&mut session, &tokens[100..], &mut |_| true).unwrap();
         assert!(kept(&engine, &session).iter().all(|k| k.len() == kept_at_end), "{plan_text}");
         assert_eq!(session.bill().mode, "dense");
-        let refused = engine.session(&plan(&format!("{plan_text} @ 60tok")), length).err().unwrap().to_string();
-        assert!(refused.contains("600") && refused.contains("360"), "both numbers (slots of 6 strips): {refused}");
+        let refused =
+            engine.session(&plan(&format!("{plan_text} @ 60tok")), length).err().unwrap().to_string();
+        assert!(
+            refused.contains("600") && refused.contains("360"),
+            "both numbers (slots of 6 strips): {refused}"
+        );
     }
 }
 

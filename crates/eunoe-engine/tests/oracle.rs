@@ -1,5 +1,6 @@
 //! Kept sets of the engine against a literal simulation. In a one-layer model queries and keys do not depend on what
 //! is kept, so an f64 oracle can replay attention, columns and evictions row by row from the equations.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod toy;
 
@@ -44,7 +45,8 @@ fn attn(reader: &Reader, q: usize, h: usize, kv: usize, slots: &[u32]) -> Vec<f6
 /// Group-folded probabilities of one row.
 fn folded(reader: &Reader, toy: Toy, fold: Fold, q: usize, kv: usize, slots: &[u32]) -> Vec<f64> {
     let group = (toy.heads / toy.kv_heads) as usize;
-    let heads: Vec<Vec<f64>> = (kv * group..(kv + 1) * group).map(|h| attn(reader, q, h, kv, slots)).collect();
+    let heads: Vec<Vec<f64>> =
+        (kv * group..(kv + 1) * group).map(|h| attn(reader, q, h, kv, slots)).collect();
     let over = |j: usize| heads.iter().map(move |p| p[j]);
     (0..slots.len())
         .map(|j| match fold {

@@ -1,5 +1,5 @@
 //! How fast is attention? Decode in GB/s of keys and values read, prefill in Gop/s, per codec; one thread and all.
-//! `cargo run --release -p eunoe-kernels --example attend_speed [head_dim] [group] [codec]`
+//! `cargo run --release -p eunoe-kernels --example attend_speed [head_dim] [group]`
 
 use std::time::Instant;
 
@@ -27,10 +27,8 @@ fn seconds(isa: Isa, pool: &Pool, strips: &[Strip], rows: usize, group: usize) -
     let heads = group * strips.len();
     let q: Vec<f32> = (0..rows * heads * d).map(|i| (i % 89) as f32 / 44.5 - 1.0).collect();
     let mut out = vec![0.0; q.len()];
-    let run = |(n, strip): (usize, _)| {
-        let first = Strip::len(strip) - rows;
-        Run { strip, rows: 0..rows, first, head: n * group, window: None, rank: None }
-    };
+    let (window, rank, first) = (None, None, strips[0].len() - rows);
+    let run = |(n, strip)| Run { strip, rows: 0..rows, first, head: n * group, window, rank };
     let runs: Vec<_> = strips.iter().enumerate().map(run).collect();
     let shape = Heads { heads, group, scale: (d as f32).powf(-0.5) };
     let mut once = || {
@@ -45,9 +43,7 @@ fn seconds(isa: Isa, pool: &Pool, strips: &[Strip], rows: usize, group: usize) -
 fn main() {
     let arg = |n: usize, default| std::env::args().nth(n).map_or(default, |a| a.parse().expect("a number"));
     let (isa, d, group) = (Isa::detect(), arg(1, 64), arg(2, 3));
-    let only = std::env::args().nth(3);
-    let codecs = Codec::ALL.into_iter().filter(|c| only.as_deref().is_none_or(|id| id == c.id()));
-    for (codec, threads) in codecs.flat_map(|c| [(c, 1), (c, Pool::available())]) {
+    for (codec, threads) in Codec::ALL.into_iter().flat_map(|c| [(c, 1), (c, Pool::available())]) {
         let pool = Pool::new(threads);
         for depth in [1024, 8192] {
             let bytes = depth * 2 * codec.bytes(d);
@@ -57,12 +53,8 @@ fn main() {
         }
         for depth in [0, 4096] {
             let time = seconds(isa, &pool, &[strip(codec, d, depth + 512)], 512, group);
-            let pairs = 512 * depth + 512 * 513 / 2;
-            println!(
-                "{:4} {threads} threads prefill at {depth:5}: {:6.1} Gop/s",
-                codec.id(),
-                (4 * pairs * group * d) as f64 / time / 1e9
-            );
+            let rate = (4 * (512 * depth + 512 * 513 / 2) * group * d) as f64 / time / 1e9;
+            println!("{:4} {threads} threads prefill at {depth:5}: {rate:6.1} Gop/s", codec.id());
         }
     }
 }

@@ -182,7 +182,9 @@ mod sys {
         let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
         // SAFETY: the system fills the struct that we own.
         unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
-        (limit.rlim_cur as u64).min(1 << 47)
+        #[allow(clippy::unnecessary_cast, reason = "the type is signed on some systems")]
+        let bytes = limit.rlim_cur as u64;
+        bytes.min(1 << 47)
     }
 }
 

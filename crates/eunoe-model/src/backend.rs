@@ -27,8 +27,8 @@ pub trait Backend {
     /// The products of the rows `x` (`[rows, cols]`) with several weights: `[rows, outputs]` each.
     fn matmul<const N: usize>(&self, weights: [&Self::Weight; N], x: &[f32], cols: usize) -> [Vec<f32>; N];
 
-    /// Rotates the heads of row `i` of `x` by the angles of `pos[i]`.
-    fn rope(&self, rope: &Rope, pos: &[u32], head_dim: usize, x: &mut [f32]);
+    /// Rotates the heads of row `i` of `x` by `angles[i]` (`[rows, dims]`, as [`Rope::angles`] gives them).
+    fn rope(&self, rope: &Rope, angles: &[f32], head_dim: usize, x: &mut [f32]);
 
     /// `up *= activation(gate)`.
     fn glu(&self, kind: Gate, gate: &[f32], up: &mut [f32]);
@@ -93,11 +93,10 @@ impl Backend for Cpu {
         outs
     }
 
-    fn rope(&self, rope: &Rope, pos: &[u32], head_dim: usize, x: &mut [f32]) {
-        let mut angles = vec![0.0; rope.dims()];
-        for (row, pos) in x.chunks_exact_mut(x.len() / pos.len()).zip(pos) {
-            rope.angles(*pos, &mut angles);
-            row.chunks_exact_mut(head_dim).for_each(|head| rope.rotate(head, &angles));
+    fn rope(&self, rope: &Rope, angles: &[f32], head_dim: usize, x: &mut [f32]) {
+        let rows = angles.len() / rope.dims();
+        for (row, angles) in x.chunks_exact_mut(x.len() / rows).zip(angles.chunks_exact(rope.dims())) {
+            row.chunks_exact_mut(head_dim).for_each(|head| rope.rotate(head, angles));
         }
     }
 

@@ -73,7 +73,9 @@ impl Config {
         let arch = gguf.str("general.architecture")?.to_owned();
         if !ARCHITECTURES.contains(&arch.as_str()) {
             let known = ARCHITECTURES.join(", ");
-            return Err(Error::Unsupported(format!("architecture `{arch}` is not supported; supported: {known}")));
+            return Err(Error::Unsupported(format!(
+                "architecture `{arch}` is not supported; supported: {known}"
+            )));
         }
         let key = |name: &str| format!("{arch}.{name}");
         let size = |name: &str| positive(gguf, &key(name));
@@ -88,7 +90,11 @@ impl Config {
             None => d_model / heads,
         };
         let value_length = gguf.opt_u32(&key("attention.value_length"))?.map_or(head_dim, |v| v as usize);
-        if heads % kv_heads != 0 || head_dim == 0 || head_dim % 32 != 0 || value_length != head_dim {
+        if !heads.is_multiple_of(kv_heads)
+            || head_dim == 0
+            || !head_dim.is_multiple_of(32)
+            || value_length != head_dim
+        {
             return Err(Error::Unsupported(format!(
                 "attention of {heads} heads on {kv_heads} KV heads with keys of {head_dim} and values of \
                  {value_length} is not supported; needed: whole groups, and equal lengths that are a multiple of 32"
@@ -111,7 +117,7 @@ impl Config {
             gate: if gemma { Gate::Gelu } else { Gate::Silu },
             embed_scale: if gemma { (d_model as f32).sqrt() } else { 1.0 },
             attn_scale: attn_scale(gemma && layers == 62, d_model, heads, head_dim),
-            sliding: if gemma { sliding(gguf, &key)? } else { None },
+            sliding: if gemma { sliding(gguf, key)? } else { None },
             rope: rope(gguf, &arch, head_dim)?,
             arch,
         })
@@ -119,7 +125,7 @@ impl Config {
 
     /// Whether layer `l` sees only a window.
     pub fn is_sliding(&self, l: usize) -> bool {
-        self.sliding.is_some_and(|s| (l + 1) % s.pattern != 0)
+        self.sliding.is_some_and(|s| !(l + 1).is_multiple_of(s.pattern))
     }
 
     /// The rotation of global layers.

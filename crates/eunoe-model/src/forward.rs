@@ -4,6 +4,7 @@ use crate::backend::Backend;
 use crate::probe::{Point, Probe, tap};
 use crate::weights::{Layer, Linear, Model};
 use eunoe_core::Result;
+use eunoe_kernels::rope::Rope;
 
 /// Keys and values of earlier rows: the engine's business. The forward pass hands over a layer's new rows and gets
 /// back what their attention sees.
@@ -16,6 +17,19 @@ pub trait Memory {
     fn attend(&mut self, layer: usize, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) -> Result<()>;
 }
 
+/// Positions of the rows and their rotations `[rows, dims]`, for global and for sliding layers.
+struct Rows<'a> {
+    pos: &'a [u32],
+    angles: Vec<f32>,
+    sliding: Option<Vec<f32>>,
+}
+
+fn angles(rope: &Rope, pos: &[u32]) -> Vec<f32> {
+    let mut angles = vec![0.0; pos.len() * rope.dims()];
+    angles.chunks_exact_mut(rope.dims()).zip(pos).for_each(|(angles, pos)| rope.angles(*pos, angles));
+    angles
+}
+
 impl<B: Backend> Model<B> {
     /// Runs `tokens`, row `i` at absolute position `pos[i]`, through all layers; gives the final, normalised stream
     /// `[rows, d_model]`. Rows of several sequences may come together: `memory` knows whose they are.
@@ -26,7 +40,11 @@ impl<B: Backend> Model<B> {
     /// # Panics
     /// When a token is not in the vocabulary, or `tokens` and `pos` differ in length.
     pub fn forward<P: Probe>(
-        &self, tokens: &[u32], pos: &[u32], memory: &mut dyn Memory, probe: &mut P,
+        &self,
+        tokens: &[u32],
+        pos: &[u32],
+        memory: &mut dyn Memory,
+        probe: &mut P,
     ) -> Result<Vec<f32>> {
         assert_eq!(tokens.len(), pos.len(), "one position per token");
         let (b, c) = (&self.backend, &self.config);
@@ -35,9 +53,14 @@ impl<B: Backend> Model<B> {
             b.embed(&self.embed, *token, c.embed_scale, x);
         }
         tap(probe, Point::Embed, 0, pos, &mut x);
+        let rows = Rows {
+            pos,
+            angles: angles(&self.rope, pos),
+            sliding: self.sliding_rope.as_ref().map(|r| angles(r, pos)),
+        };
         for (l, layer) in self.layers.iter().enumerate() {
             tap(probe, Point::ResidPre, l, pos, &mut x);
-            let mut attn = self.attention(l, layer, &x, pos, memory, probe)?;
+            let mut attn = self.attention(l, layer, &x, &rows, memory, probe)?;
             tap(probe, Point::AttnOut, l, pos, &mut attn);
             b.add(&mut x, &attn);
             tap(probe, Point::ResidMid, l, pos, &mut x);
@@ -58,9 +81,15 @@ impl<B: Backend> Model<B> {
 
     /// What attention adds to the stream.
     fn attention<P: Probe>(
-        &self, l: usize, layer: &Layer<B::Weight>, x: &[f32], pos: &[u32], memory: &mut dyn Memory, probe: &mut P,
+        &self,
+        l: usize,
+        layer: &Layer<B::Weight>,
+        x: &[f32],
+        rows: &Rows<'_>,
+        memory: &mut dyn Memory,
+        probe: &mut P,
     ) -> Result<Vec<f32>> {
-        let (b, c) = (&self.backend, &self.config);
+        let (b, c, pos) = (&self.backend, &self.config, rows.pos);
         let h = b.rms_norm(x, &layer.attn_norm, c.rms_eps);
         let [mut q, mut k, mut v] =
             b.matmul([&layer.q.weight, &layer.k.weight, &layer.v.weight], &h, c.d_model);
@@ -74,9 +103,12 @@ impl<B: Backend> Model<B> {
         tap(probe, Point::Q, l, pos, &mut q);
         tap(probe, Point::K, l, pos, &mut k);
         tap(probe, Point::V, l, pos, &mut v);
-        let rope = self.sliding_rope.as_ref().filter(|_| layer.is_sliding).unwrap_or(&self.rope);
-        b.rope(rope, pos, c.head_dim, &mut q);
-        b.rope(rope, pos, c.head_dim, &mut k);
+        let (rope, angles) = match (&self.sliding_rope, &rows.sliding) {
+            (Some(rope), Some(angles)) if layer.is_sliding => (rope, angles),
+            _ => (&self.rope, &rows.angles),
+        };
+        b.rope(rope, angles, c.head_dim, &mut q);
+        b.rope(rope, angles, c.head_dim, &mut k);
         tap(probe, Point::QRot, l, pos, &mut q);
         tap(probe, Point::KRot, l, pos, &mut k);
         let mut z = vec![0.0; q.len()];
@@ -92,7 +124,12 @@ impl<B: Backend> Model<B> {
 
     /// What the gated MLP adds to the stream.
     fn mlp<P: Probe>(
-        &self, l: usize, layer: &Layer<B::Weight>, x: &[f32], pos: &[u32], probe: &mut P,
+        &self,
+        l: usize,
+        layer: &Layer<B::Weight>,
+        x: &[f32],
+        pos: &[u32],
+        probe: &mut P,
     ) -> Vec<f32> {
         let (b, c) = (&self.backend, &self.config);
         let mut h = b.rms_norm(x, &layer.mlp_norm, c.rms_eps);

@@ -1,5 +1,10 @@
 //! Tiny random models, written as GGUF, so that laws are tested without any download.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "test support: each test binary uses its part"
+)]
 
 use eunoe_core::Dtype;
 use eunoe_engine::{Arithmetic, Engine, Length, Options, Session};
@@ -86,7 +91,8 @@ impl Toy {
             .put("tokenizer.ggml.eos_token_id", Put::U32(256));
         let mut noise = Noise(fastrand::Rng::with_seed(self.heads * 31 + self.layers));
         let (q, kv) = (self.heads * HEAD_DIM, self.kv_heads * HEAD_DIM);
-        let ones = |n: u64| vec![1.0f32; n as usize].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let ones =
+            |n: u64| vec![1.0f32; n as usize].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         w = w.tensor("token_embd.weight", &[D_MODEL, VOCAB], Dtype::F16, &noise.f16(D_MODEL * VOCAB, 1.0));
         w = w.tensor("output_norm.weight", &[D_MODEL], Dtype::F32, &ones(D_MODEL));
         for l in 0..self.layers {
@@ -170,8 +176,11 @@ pub fn kept(engine: &Engine, session: &Session) -> Vec<Vec<u32>> {
 
 /// Every policy of the shelf and the ways in which parts combine, at `slots` slots per strip.
 pub fn plans(slots: usize) -> Vec<String> {
-    let mut plans: Vec<String> =
-        eunoe_kv::policies::LIST.iter().filter(|e| e.card.id != "full").map(|e| e.card.id.to_owned()).collect();
+    let mut plans: Vec<String> = eunoe_kv::policies::LIST
+        .iter()
+        .filter(|e| e.card.id != "full")
+        .map(|e| e.card.id.to_owned())
+        .collect();
     plans.extend(
         [
             "a2sf(pos=rank)",

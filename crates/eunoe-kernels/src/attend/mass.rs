@@ -65,29 +65,12 @@ pub fn record(
     lse: &[f32],
     rule: Rule,
 ) {
-    let Heads { heads, group, scale } = shape;
+    let Heads { heads, group, .. } = shape;
     assert!(group > 0 && heads.is_multiple_of(group), "{heads} heads in groups of {group}");
     let mut sweeps = Vec::new();
-    for run in runs.iter_mut() {
-        let layout = run.strip.layout();
-        let stride = heads * layout.head_dim;
-        assert!(layout.column, "slots without a column");
-        assert!(run.head.is_multiple_of(group) && run.head < heads, "head {} of {heads}", run.head);
-        assert!(run.rows.end * stride <= q.len() && run.rows.end * heads <= lse.len(), "rows of q and lse");
-        assert!(run.first + run.rows.len() <= run.strip.len(), "rows sit in slots that exist");
-        assert!(run.rank.is_none_or(|rope| rope.dims() <= layout.head_dim), "rotated dimensions");
-        if run.rows.is_empty() {
-            continue;
-        }
-        let queries =
-            Queries { q: &q[run.rows.start * stride + run.head * layout.head_dim..], stride, group, scale };
-        let rows = Rows::in_slots(run.strip, run.first, run.rows.len(), run.window, run.rank, queries);
-        let lse = lse[run.rows.start * heads..][..run.rows.len() * heads]
-            .chunks_exact(heads)
-            .flat_map(|row| &row[run.head..run.head + group])
-            .copied()
-            .collect();
-        sweeps.push((Sweep { isa, rows, lse, layout, rule }, Shards::new(run.strip.slots_mut())));
+    for run in runs.iter_mut().filter(|run| !run.rows.is_empty()) {
+        let sweep = Sweep::new(isa, run, shape, q, lse, rule);
+        sweeps.push((sweep, Shards::new(run.strip.slots_mut())));
     }
     let mut tasks = Vec::new();
     for (n, (sweep, _)) in sweeps.iter().enumerate() {
@@ -99,16 +82,7 @@ pub fn record(
         let size = sweep.layout.bytes();
         let len = (sweep.end() - first).min(TASK_SLOTS);
         // SAFETY: runs borrow different strips, and tasks of a run are different slots.
-        let slots = unsafe { strip.part(first * size, len * size) };
-        let mut mass = [0.0; TASK_SLOTS];
-        for (mass, slot) in mass.iter_mut().zip(slots.chunks_exact(size)) {
-            *mass = column_of(slot, sweep.layout);
-        }
-        sweep.fold_into(slots, first, &mut mass);
-        let at = sweep.layout.column_at();
-        for (mass, slot) in mass.iter().zip(slots.chunks_exact_mut(size)) {
-            slot[at..at + 4].copy_from_slice(&mass.to_ne_bytes());
-        }
+        sweep.update(unsafe { strip.part(first * size, len * size) }, first);
     });
 }
 
@@ -122,7 +96,35 @@ struct Sweep<'a> {
     rule: Rule,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
+    fn new(isa: Isa, run: &RecordRun<'a>, shape: Heads, q: &'a [f32], lse: &[f32], rule: Rule) -> Self {
+        let (layout, Heads { heads, group, scale }) = (run.strip.layout(), shape);
+        let stride = heads * layout.head_dim;
+        assert!(layout.column, "slots without a column");
+        assert!(run.head.is_multiple_of(group) && run.head < heads, "head {} of {heads}", run.head);
+        assert!(run.rows.end * stride <= q.len() && run.rows.end * heads <= lse.len(), "rows of q and lse");
+        assert!(run.first + run.rows.len() <= run.strip.len(), "rows sit in slots that exist");
+        assert!(run.rank.is_none_or(|rope| rope.dims() <= layout.head_dim), "rotated dimensions");
+        let q = &q[run.rows.start * stride + run.head * layout.head_dim..];
+        let queries = Queries { q, stride, group, scale };
+        let rows = Rows::in_slots(run.strip, run.first, run.rows.len(), run.window, run.rank, queries);
+        let lse = run.rows.clone().flat_map(|row| &lse[row * heads + run.head..][..group]).copied().collect();
+        Self { isa, rows, lse, layout, rule }
+    }
+
+    /// Updates the columns of the slots from `first` on, whose bytes are `slots`.
+    fn update(&self, slots: &mut [u8], first: usize) {
+        let (size, at) = (self.layout.bytes(), self.layout.column_at());
+        let mut mass = [0.0; TASK_SLOTS];
+        for (mass, slot) in mass.iter_mut().zip(slots.chunks_exact(size)) {
+            *mass = column_of(slot, self.layout);
+        }
+        self.fold_into(slots, first, &mut mass);
+        for (mass, slot) in mass.iter().zip(slots.chunks_exact_mut(size)) {
+            slot[at..at + 4].copy_from_slice(&mass.to_ne_bytes());
+        }
+    }
+
     /// The first slot that no row sees.
     fn end(&self) -> usize {
         self.rows.sights.iter().map(|sight| sight.end).max().unwrap_or(0)

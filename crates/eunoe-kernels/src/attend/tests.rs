@@ -33,17 +33,20 @@ pub(super) fn strip(codec: Codec, head_dim: usize, slots: usize, seed: u64) -> S
     strip
 }
 
-/// One row's attention over decoded keys and values in f64; `moved` turns a key of a position by some positions.
+/// Turns a key or query by some positions, in f64.
+type Turn<'a> = &'a dyn Fn(&mut [f64], i64);
+
+/// One row's attention over decoded keys and values in f64.
 struct Oracle<'a> {
     strip: &'a Strip,
     keys: Vec<Vec<f64>>,
     values: Vec<Vec<f64>>,
     scale: f64,
-    rank: Option<&'a dyn Fn(&mut [f64], i64)>,
+    rank: Option<Turn<'a>>,
 }
 
 impl<'a> Oracle<'a> {
-    fn new(strip: &'a Strip, scale: f32, rank: Option<&'a dyn Fn(&mut [f64], i64)>) -> Self {
+    fn new(strip: &'a Strip, scale: f32, rank: Option<Turn<'a>>) -> Self {
         let d = strip.layout().head_dim;
         let read = |f: &dyn Fn(usize, &mut [f32])| {
             let one = |i| {
@@ -95,13 +98,7 @@ impl<'a> Oracle<'a> {
 }
 
 /// The last rows of one strip against the oracle.
-fn compare(
-    strip: &Strip,
-    group: usize,
-    rows: usize,
-    window: Option<u32>,
-    rank: Option<(&Rope, &dyn Fn(&mut [f64], i64))>,
-) {
+fn compare(strip: &Strip, group: usize, rows: usize, window: Option<u32>, rank: Option<(&Rope, Turn<'_>)>) {
     let (d, first) = (strip.layout().head_dim, strip.len() - rows);
     let shape = Heads { heads: group, group, scale: (d as f32).powf(-0.5) };
     let q: Vec<f32> = Noise(5).vec(rows * group * d).iter().map(|x| x * 3.0).collect();
@@ -240,7 +237,7 @@ fn last_rows_are_the_oracles() {
         let strip = strip(Codec::F16, 64, n, 21);
         let pos: Vec<u32> = (n - w.min(n)..n).map(position).collect();
         let q = Noise(9).vec(pos.len() * group * 64);
-        let (rank, moved): (_, Option<&dyn Fn(&mut [f64], i64)>) =
+        let (rank, moved): (_, Option<Turn<'_>>) =
             if ranked { (Some(&rope), Some(&turn)) } else { (None, None) };
         let mut out = vec![f32::NAN; n];
         let last = LastRows { strip: &strip, q: &q, pos: &pos, scale: 0.125, fold, rank };

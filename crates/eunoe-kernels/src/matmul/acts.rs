@@ -50,7 +50,7 @@ impl Acts {
         arithmetic: Arithmetic,
         quantised_weights: bool,
     ) -> Self {
-        assert!(cols > 0 && x.len() % cols == 0, "{} inputs are not rows of {cols}", x.len());
+        assert!(cols > 0 && x.len().is_multiple_of(cols), "{} inputs are not rows of {cols}", x.len());
         let rows = x.len() / cols;
         let width = match rows {
             0 | 1 => 1,

@@ -139,7 +139,7 @@ unsafe fn unpack<const BITS: usize>(quants: *const u8, g: usize) -> __m512i {
         return load(g);
     }
     let pair = load(g / 2);
-    let pair = if g % 2 == 0 { pair } else { _mm512_srli_epi16::<4>(pair) };
+    let pair = if g.is_multiple_of(2) { pair } else { _mm512_srli_epi16::<4>(pair) };
     let low = _mm512_and_si512(pair, _mm512_set1_epi8(15));
     let (high, mask) = match BITS {
         5 => (shift_to_4(load(4), g), 0x10),

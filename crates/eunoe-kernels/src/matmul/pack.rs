@@ -83,7 +83,7 @@ impl Packed {
     /// [`Error::Shape`] when the rows are not whole blocks or `bytes` has another length.
     pub fn new(pool: &Pool, dtype: Dtype, rows: usize, cols: usize, bytes: &[u8]) -> Result<Self> {
         let (block, block_bytes) = dtype.block();
-        if rows == 0 || cols == 0 || cols % block != 0 {
+        if rows == 0 || cols == 0 || !cols.is_multiple_of(block) {
             return Err(Error::shape(
                 format!("{} matrix", dtype.name()),
                 format!("rows of {block}"),

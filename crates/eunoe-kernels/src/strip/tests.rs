@@ -51,14 +51,15 @@ fn f16_rounds_to_nearest_even() {
 #[test]
 fn q8_by_hand() {
     // Largest 2: scale 2 / 127 = 0.0157480 is stored as the half 0.0157471 = 258 · 2^-14. 1 / 0.0157471 = 63.504 → 64;
-    // -2 / 0.0157471 = -127.008 → -127; 0.007 / 0.0157471 = 0.445 → 0. A block of zeros has scale 0.
+    // -2 / 0.0157471 = -127.008 → -127; 0.007 / 0.0157471 = 0.445 → 0;
+    // 1.99205 / 0.0157471 = 126.503 → 127, where the unrounded scale would give 126.495. A block of zeros has scale 0.
     let scale = 258.0 / 16384.0;
     let mut k = [0.0; 64];
-    k[..3].copy_from_slice(&[1.0, -2.0, 0.007]);
+    k[..4].copy_from_slice(&[1.0, -2.0, 0.007, 1.99205]);
     let mut strip = Strip::new(layout(Codec::Q8, 64, false), 1).expect("address space");
     strip.push(&k, &k, 0);
     let (k, v) = key_and_value(&strip, 0);
-    assert_eq!(k[..4], [64.0 * scale, -127.0 * scale, 0.0, 0.0]);
+    assert_eq!(k[..4], [64.0 * scale, -127.0 * scale, 0.0, 127.0 * scale]);
     assert_eq!(k[32..], [0.0; 32]);
     assert_eq!(k, v);
 }

@@ -161,6 +161,30 @@ fn later_slots_cannot_reach_a_row_even_when_broken() {
 }
 
 #[test]
+fn ranks_that_equal_positions_change_no_bit() {
+    let mut strip =
+        Strip::new(SlotLayout { codec: Codec::F16, head_dim: 64, column: false }, 200).expect("memory");
+    let mut noise = Noise(8);
+    (0..200).for_each(|i| strip.push(&noise.vec(64), &noise.vec(64), i));
+    let (rope, q) = (Rope::new(Style::Norm, 64, 10_000.0, 1.0, None).expect("even"), noise.vec(5 * 64));
+    let answer = |rank| {
+        let mut out = vec![f32::NAN; q.len()];
+        let run = Run { strip: &strip, rows: 0..5, first: 195, head: 0, window: None, rank };
+        attend(
+            Isa::detect(),
+            &Pool::new(1),
+            &[run],
+            Heads { heads: 1, group: 1, scale: 0.5 },
+            &q,
+            &mut out,
+            None,
+        );
+        bits(&out)
+    };
+    assert_eq!(answer(None), answer(Some(&rope)));
+}
+
+#[test]
 fn only_named_rows_and_heads_are_written() {
     let strip = strip(Codec::F16, 64, 10, 1);
     let q = Noise(2).vec(3 * 4 * 64);

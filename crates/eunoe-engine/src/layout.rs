@@ -1,0 +1,185 @@
+//! What a plan means for a model and a text: caps per strip, before any memory is taken.
+
+use eunoe_core::{Codec, Error, Result, Shape};
+use eunoe_kernels::strip::{SlotLayout, Strip};
+use eunoe_kv::caps::{Ask, Room, caps, dense};
+use eunoe_kv::{Budget, Claim, Column, Needs, Place, Plan, Policy};
+use eunoe_model::Config;
+
+use crate::ring::Ring;
+use crate::store::Head;
+
+/// Slots that a sliding layer drops at once when it is full.
+const SLIDE: u32 = 64;
+
+/// How long a sequence can get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Length {
+    /// Tokens of the prompt.
+    pub prompt: u32,
+    /// Prompt and answer.
+    pub longest: u32,
+}
+
+/// What a plan means for a model and a text, before any memory is taken.
+pub struct Layout {
+    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) needs: Needs,
+    pub(crate) pooled: Option<f32>,
+    pub(crate) codec: Codec,
+    /// Per policy strip, layer-major.
+    caps: Vec<u32>,
+    keeps: Option<Vec<u32>>,
+    /// Slots of a sliding strip.
+    sliding_cap: u32,
+    pub(crate) budget_bytes: Option<u64>,
+    slot_bytes: u64,
+    sliding_slot_bytes: u64,
+    sliding_strips: u64,
+}
+
+impl Layout {
+    /// Resolves a plan. `codec` is the default where the plan names none.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], with both numbers and the way out, when the plan cannot hold the text.
+    pub fn new(config: &Config, plan: &Plan, length: Length, codec: Codec) -> Result<Self> {
+        let codec = plan.codec.unwrap_or(codec);
+        let shape = policy_shape(config);
+        let sliding_strips = (config.layers - shape.layers) * config.kv_heads;
+        let sliding_cap =
+            config.sliding.map_or(0, |s| (s.window as u32).saturating_add(SLIDE)).min(length.longest);
+        let bytes = |codec, column| SlotLayout { codec, head_dim: config.head_dim, column }.bytes() as u64;
+        let sliding = |codec| sliding_strips as u64 * u64::from(sliding_cap) * bytes(codec, false);
+        let budget_bytes = match plan.budget {
+            Some(Budget::Bytes(b)) => Some(b),
+            Some(Budget::Percent(p)) => Some((full_bytes(config, length.prompt) as f64 * p / 100.0) as u64),
+            _ => None,
+        };
+        let room = |column| match (plan.budget, budget_bytes) {
+            (Some(Budget::Slots(n)), _) => Ok(Room::Slots(n)),
+            (_, Some(b)) => match b.checked_sub(sliding(codec)) {
+                Some(bytes_left) => Ok(Room::Bytes { bytes: bytes_left, slot: bytes(codec, column) }),
+                None => Err(Error::Limit {
+                    what: "bytes of KV memory for the sliding-window layers".into(),
+                    asked: sliding(codec),
+                    have: b,
+                    hint: "a larger budget, or a smaller codec such as `q8`".into(),
+                }),
+            },
+            _ => Ok(Room::Slots(length.longest)),
+        };
+        // whether slots carry a column is the policy's to say, and its sizes derive from the slots there are
+        let draft = plan.make_policy(room(true)?.mean(shape.strips()))?;
+        let column = matches!(draft.needs().column, Column::Running { .. } | Column::Surprisal);
+        let room = room(column)?;
+        let policy = plan.make_policy(room.mean(shape.strips()).min(length.longest.max(8)))?;
+        let needs = policy.needs();
+        let allocator = plan.make_allocator()?;
+        let strips = || (0..shape.layers).flat_map(|l| (0..shape.kv_heads).map(move |h| (l, h)));
+        let claims: Vec<Claim> = strips().map(|(l, h)| policy.claim(l, h)).collect();
+        let ask = Ask {
+            needs: &needs,
+            claims: &claims,
+            weights: &allocator.weights(&shape),
+            floor: allocator.pooled().unwrap_or(0.0),
+            longest: length.longest,
+        };
+        let (caps, keeps) = match needs.keep {
+            Some(keep) => {
+                let d = dense(&ask, keep, length.prompt, room)?;
+                (d.caps, Some(d.keeps))
+            }
+            None => (caps(&ask, room)?, None),
+        };
+        let layout = Self {
+            policy,
+            needs,
+            pooled: allocator.pooled(),
+            codec,
+            caps,
+            keeps,
+            sliding_cap,
+            budget_bytes,
+            slot_bytes: bytes(codec, column),
+            sliding_slot_bytes: bytes(codec, false),
+            sliding_strips: sliding_strips as u64,
+        };
+        layout.check_positions(config, length)?;
+        Ok(layout)
+    }
+
+    /// Positions that the model never saw in training are refused.
+    fn check_positions(&self, config: &Config, length: Length) -> Result<()> {
+        let context = config.context as u64;
+        let (asked, hint) = match self.needs.place {
+            Place::Own => (
+                u64::from(length.longest),
+                "shorten the text, or use a plan with rank positions, e.g. `streaming_llm @ 1024tok` or \
+                 `a2sf(pos=rank) @ 1024tok`",
+            ),
+            Place::Rank => (
+                self.caps.iter().copied().max().unwrap_or(0).into(),
+                "rank positions go up to the slots of a strip: give the plan a smaller budget",
+            ),
+        };
+        if asked > context {
+            let what = "positions (prompt and answer), of which the model was trained on".into();
+            return Err(Error::Limit { what, asked, have: context, hint: hint.into() });
+        }
+        Ok(())
+    }
+
+    /// Most hot bytes that the sequence can come to take.
+    pub fn most_bytes(&self) -> u64 {
+        let slots: u64 = self.caps.iter().map(|c| u64::from(*c)).sum();
+        slots * self.slot_bytes + self.sliding_strips * u64::from(self.sliding_cap) * self.sliding_slot_bytes
+    }
+
+    /// Slots of the smallest and the largest strip that a policy acts on.
+    pub fn slots(&self) -> (u32, u32) {
+        (self.caps.iter().copied().min().unwrap_or(0), self.caps.iter().copied().max().unwrap_or(0))
+    }
+}
+
+/// What a policy sees of the model: its global layers.
+pub fn policy_shape(config: &Config) -> Shape {
+    let layers = (0..config.layers).filter(|l| !config.is_sliding(*l)).count();
+    Shape { layers, heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
+}
+
+/// Bytes that `tokens` take under `full` with the f16 codec.
+pub fn full_bytes(config: &Config, tokens: u32) -> u64 {
+    let slot = SlotLayout { codec: Codec::F16, head_dim: config.head_dim, column: false }.bytes() as u64;
+    let window = config.sliding.map_or(0, |s| (s.window as u32).saturating_add(SLIDE)).min(tokens);
+    let global = policy_shape(config).strips() as u64;
+    let sliding = (config.layers * config.kv_heads) as u64 - global;
+    slot * (global * u64::from(tokens) + sliding * u64::from(window))
+}
+
+impl Layout {
+    /// An empty strip with its cap.
+    pub(crate) fn head(&self, config: &Config, policy_layer: Option<usize>, kv_head: usize) -> Result<Head> {
+        let at = |l: usize| l * config.kv_heads + kv_head;
+        let cap = policy_layer.map_or(self.sliding_cap, |l| self.caps[at(l)]);
+        let column = matches!(self.needs.column, Column::Running { .. } | Column::Surprisal);
+        let layout = SlotLayout {
+            codec: self.codec,
+            head_dim: config.head_dim,
+            column: column && policy_layer.is_some(),
+        };
+        // strips that share their slots may each grow to all of the layer's
+        let most = match (policy_layer, self.pooled) {
+            (Some(l), Some(_)) => self.caps[l * config.kv_heads..][..config.kv_heads].iter().sum(),
+            _ => cap,
+        };
+        let ring = match self.needs.column {
+            Column::LastRows { rows } if policy_layer.is_some() => {
+                Some(Ring::new(rows as usize, config.heads / config.kv_heads * config.head_dim))
+            }
+            _ => None,
+        };
+        let keep = policy_layer.and_then(|l| self.keeps.as_ref().map(|k| k[at(l)]));
+        Ok(Head::new(Strip::new(layout, most as usize)?, cap, keep, ring))
+    }
+}
