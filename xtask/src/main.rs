@@ -1,7 +1,8 @@
-//! Chores of the repository: `cargo xtask tidy`, `cargo xtask docs [--check]`.
+//! Chores of the repository: `cargo xtask tidy`, `cargo xtask docs [--check]`, `cargo xtask proof`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people at a terminal")]
 
+mod proof;
 mod tidy;
 
 use std::fs;
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-const USAGE: &str = "usage: cargo xtask tidy | docs [--check]";
+const USAGE: &str = "usage: cargo xtask tidy | docs [--check] | proof --books DIR [PART]...";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         ["tidy"] => check_tidy(&root),
         ["docs"] => docs(&root, false),
         ["docs", "--check"] => docs(&root, true),
+        ["proof", ref rest @ ..] => proof::run(&root, rest),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {

@@ -39,8 +39,8 @@ impl Scores {
 }
 
 impl Engine {
-    /// Scores `tokens`. A model that begins texts with BOS gets one at the start of each window, which is not scored;
-    /// else the first token of a text is not. `progress` gets the tokens done and says whether to go on.
+    /// Scores `tokens`. A model that begins texts with BOS gets one at the start of each window; without one the first
+    /// token of the text is not scored, and windows overlap by a token at least, so that every other is. `progress` gets the tokens done and says whether to go on.
     ///
     /// # Errors
     /// [`Error::Limit`] when the plan cannot hold a window, [`Error::Invalid`] for windows that cannot be,
@@ -65,7 +65,8 @@ impl Engine {
             let window = &tokens[start..tokens.len().min(start + ctx)];
             self.score_window(plan, bos, window, start, done, &mut scores, progress)?;
             done = start + window.len();
-            start += stride;
+            // without a BOS a window's first token is context only: the last one scored so far
+            start = (start + stride).min(done - usize::from(bos.is_none()));
         }
         Ok(scores)
     }

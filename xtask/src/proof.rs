@@ -1,0 +1,149 @@
+//! `cargo xtask proof`: what needs real models, rivals or minutes. Prints every figure that the docs quote.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// What `cargo xtask proof` takes.
+pub const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed \
+                         (default: all); DIR holds UTF-8 .txt books; EUNOE_PYTHON names a Python that has \
+                         bench/peers/requirements.txt installed (default: a virtual environment under target/)";
+
+const MODELS: [&str; 4] = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"];
+const PARTS: [&str; 7] = ["parity", "tokens", "quality", "recall", "laws", "long", "speed"];
+/// The book that parts which need one read.
+const BOOK: &str = "leo-tolstoy_war-and-peace_louise-maude_aylmer-maude.txt";
+
+struct Proof {
+    root: PathBuf,
+    books: PathBuf,
+    python: PathBuf,
+    models: PathBuf,
+}
+
+/// Runs the parts that `args` name, or all.
+pub fn run(root: &Path, args: &[&str]) -> Result<()> {
+    let ["--books", books, parts @ ..] = args else { bail!("usage: {USAGE}") };
+    if let Some(bad) = parts.iter().find(|p| !PARTS.contains(p)) {
+        bail!("`{bad}` is not a part; usage: {USAGE}");
+    }
+    let root = root.canonicalize()?;
+    let books = Path::new(books).canonicalize().with_context(|| format!("`{books}`"))?;
+    let build = ["build", "--release", "-p", "eunoe", "-p", "eunoe-engine", "--bins", "--examples"];
+    call(Command::new("cargo").current_dir(&root).args(build))?;
+    let python = python(&root)?;
+    let home = eunoe::home::Home::from_env()?;
+    let proof = Proof { models: home.model("any").with_file_name(""), books, python, root };
+    for model in MODELS {
+        if !proof.model(model).is_file() {
+            call(Command::new(proof.release("eunoe")).args(["pull", model, "--accept-terms"]))?;
+        }
+    }
+    let mut failed = Vec::new();
+    for part in PARTS.into_iter().filter(|p| parts.is_empty() || parts.contains(p)) {
+        println!("\n## {part}\n");
+        if let Err(error) = proof.part(part) {
+            println!("FAILED: {error:#}");
+            failed.push(part);
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+impl Proof {
+    fn release(&self, name: &str) -> PathBuf {
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
+        target.join("release").join(name)
+    }
+
+    fn example(&self, name: &str) -> Command {
+        Command::new(self.release("examples").join(name))
+    }
+
+    fn model(&self, name: &str) -> PathBuf {
+        self.models.join(format!("{name}.gguf"))
+    }
+
+    /// A script with the folders that all of them take.
+    fn script(&self, path: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg(self.root.join(path)).arg("--models-dir").arg(&self.models);
+        command
+    }
+
+    fn part(&self, part: &str) -> Result<()> {
+        let eunoe = self.release("eunoe");
+        let book = self.books.join(BOOK);
+        match part {
+            // mean KL of exact, fast and llama.cpp to the float reference, 4,088 positions a model
+            "parity" => call(
+                self.script("scripts/parity.py")
+                    .arg("--books")
+                    .arg(&self.books)
+                    .arg("--program")
+                    .arg(self.release("examples").join("dump_logits")),
+            ),
+            // the same token ids as llama.cpp on 1.7 MB of mixed text
+            "tokens" => {
+                let mut command = Command::new(&self.python);
+                command.arg(self.root.join("bench/peers/tokens.py")).arg("--eunoe").arg(&eunoe);
+                call(command.arg("--books").arg(&self.books).args(MODELS.map(|m| self.model(m))))
+            }
+            // perplexity of a book beside llama.cpp
+            "quality" => call(
+                self.script("bench/peers/llama_cpp_quality.py")
+                    .arg("--books")
+                    .arg(&self.books)
+                    .arg("--eunoe")
+                    .arg(&eunoe),
+            ),
+            // attention mass of the next queries on what A2SF, H2O and baselines keep
+            "recall" => call(self.script("scripts/mass_recall.py").arg("--books").arg(&self.books)),
+            // one row, one answer, under every policy
+            "laws" => {
+                call(self.example("one_answer").arg(self.model(MODELS[0])).arg(&book).args(["600", "128"]))
+            }
+            // flat memory over 100,000 tokens
+            "long" => call(self.example("long_text").arg(self.model(MODELS[0])).arg(&book).args([
+                "100000",
+                "streaming_llm @ 1024tok",
+                "a2sf(pos=rank) @ 1024tok",
+            ])),
+            // tokens per second beside llama.cpp
+            _ => call(
+                self.script("bench/peers/llama_cpp_speed.py")
+                    .arg("--eunoe")
+                    .arg(&eunoe)
+                    .args(["--depth", "0,4096"]),
+            ),
+        }
+    }
+}
+
+/// The Python of `EUNOE_PYTHON`, or of a virtual environment with the rivals, made on first use.
+fn python(root: &Path) -> Result<PathBuf> {
+    if let Some(python) = std::env::var_os("EUNOE_PYTHON") {
+        return Ok(python.into());
+    }
+    let venv = root.join("target/peers");
+    let python = venv.join("bin/python");
+    let ready = venv.join("ready");
+    if !ready.is_file() {
+        call(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        let requirements = root.join("bench/peers/requirements.txt");
+        let mut pip = Command::new(&python);
+        pip.env("CMAKE_ARGS", "-DGGML_NATIVE=ON").args(["-m", "pip", "install", "-r"]).arg(requirements);
+        call(&mut pip)?;
+        std::fs::write(ready, "")?;
+    }
+    Ok(python)
+}
+
+fn call(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
+}
