@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// What `cargo xtask proof` takes.
-pub const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed \
+pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed \
                          (default: all); DIR holds UTF-8 .txt books; EUNOE_PYTHON names a Python that has \
                          bench/peers/requirements.txt installed (default: a virtual environment under target/)";
 
@@ -23,7 +23,7 @@ struct Proof {
 }
 
 /// Runs the parts that `args` name, or all.
-pub fn run(root: &Path, args: &[&str]) -> Result<()> {
+pub(crate) fn run(root: &Path, args: &[&str]) -> Result<()> {
     let ["--books", books, parts @ ..] = args else { bail!("usage: {USAGE}") };
     if let Some(bad) = parts.iter().find(|p| !PARTS.contains(p)) {
         bail!("`{bad}` is not a part; usage: {USAGE}");
