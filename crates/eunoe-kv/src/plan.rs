@@ -6,7 +6,7 @@ use std::str::FromStr;
 use eunoe_core::{Card, Codec, Error, Result};
 
 use crate::args::{Reading, meant};
-use crate::{Allocate, AllocatorEntry, Args, Budget, Claim, Policy, PolicyEntry};
+use crate::{Allocate, AllocatorEntry, Args, Budget, Claim, Column, Policy, PolicyEntry};
 use crate::{allocators, codecs, policies, select};
 
 /// A plan as the user wrote it, every part known and every value in range. Prints in canonical form: arguments in the
@@ -86,6 +86,22 @@ impl Plan {
         // Strips that keep everything need no room to evict; whether the text fits is seen when it is there.
         if needs.keep.is_none() && policy.claim(0, 0) == Claim::Share {
             select::check_room(&needs, slots).map_err(|error| parser.error(at, error))?;
+        }
+        self.check_allocator(policy.as_ref()).map_err(|why| parser.error(head, why))
+    }
+
+    /// An allocator that could change nothing is refused: the plan would do less than it says.
+    fn check_allocator(&self, policy: &dyn Policy) -> std::result::Result<(), String> {
+        let (id, allocator) = (self.policy.card.id, self.allocator.card.id);
+        let uniform = allocators::LIST[0].card.id;
+        if allocator != uniform && policy.claim(0, 0) == Claim::Whole {
+            return Err(format!(
+                "`{allocator}` shares out what a policy may keep, and `{id}` keeps everything"
+            ));
+        }
+        let pools = self.make_allocator().map_err(|error| error.to_string())?.pooled().is_some();
+        if pools && matches!(policy.needs().column, Column::None | Column::Surprisal) {
+            return Err(format!("`{allocator}` compares heads by attention, and `{id}` does not look at it"));
         }
         Ok(())
     }
