@@ -57,6 +57,12 @@ fn every_error_points_at_its_character_and_names_the_way_out() {
         ("a2sf(alpha=1,)", 14, "expected an argument `name=value`, got `)`"),
         ("full(x=1)", 6, "`full` takes no arguments, got `x`"),
         ("h2o | q8(bits=4)", 10, "`q8` takes no arguments"),
+        ("full | pyramid", 1, "`pyramid` shares out what a policy may keep, and `full` keeps everything"),
+        (
+            "streaming_llm | ada",
+            1,
+            "`ada` compares heads by attention, and `streaming_llm` does not look at it",
+        ),
         ("h2o | snapkv", 7, "`snapkv` is a policy and stands first"),
         ("h2o | pyramdi", 7, "no allocator or codec is called `pyramdi`; did you mean `pyramid`?"),
         ("h2o | q8 | f16", 12, "`f16`: a plan has one codec"),
