@@ -19,13 +19,15 @@ from reference import Reference, log_softmax
 
 SEED = 7
 LENGTH, POSITIONS, TOP, GREEDY = 48, [0, 1, 6, 13, 20, 28, 37, 47], 16, 24
-PROMPT = "The river Lethe takes memory away, and the river Eunoe"
+# Counting, because every model is sure of it: the smallest gap of ordinary prose is a rounding error away from a tie.
+PROMPT = "1, 2, 3, 4, 5, 6, 7, 8,"
 STEMS = ["jane-austen_pride-and-prejudice", "herman-melville_moby-dick"]
 TOLERANCE = (
-    "log-probabilities of an f32 forward over dequantised weights, rounded to 6 decimals. An f32 engine agrees within "
-    "1e-3 in each listed log-probability and 1e-2 in nll; an engine with 8-bit activations does not: compare means. "
-    "Position 0 of a window without BOS is the exception even then (one token, massive activations). Where greedy.gaps "
-    "is below 0.05, another token is a fair answer to rounding."
+    "log-probabilities of an f32 forward over dequantised weights, rounded to 6 decimals. Measured against the same "
+    "forward in f64: 3e-5 in a listed log-probability, 1e-4 in nll. Keys and values rounded to f16 alone move a listed "
+    "log-probability by up to 0.033 and nll by up to 0.05 (worst in the 0.5B). Activations in 8 bits move more, and "
+    "positions 0 and 1 of a window without BOS at will: compare means there. greedy.gaps are logits between the best "
+    "token and the second: the smallest is 1.2, so that rounding does not choose the text."
 )
 
 

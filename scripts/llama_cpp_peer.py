@@ -51,11 +51,15 @@ class LlamaCpp:
         lc.llama_model_free(self.model)
         self.ctx = self.model = None
 
-    def tokenize(self, text):
-        """BOS where the model asks for one; special tokens in the text are not parsed."""
+    def bos(self):
+        """The id that the model wants before every text, or None."""
+        return lc.llama_vocab_bos(self.vocab_handle) if lc.llama_vocab_get_add_bos(self.vocab_handle) else None
+
+    def tokenize(self, text, special=True):
+        """BOS where the model asks for one, unless `special` is off; special tokens in the text are not parsed."""
         raw = text.encode()
         ids = (lc.llama_token * (len(raw) + 2))()
-        count = lc.llama_tokenize(self.vocab_handle, raw, len(raw), ids, len(ids), True, False)
+        count = lc.llama_tokenize(self.vocab_handle, raw, len(raw), ids, len(ids), special, False)
         if count < 0:
             raise RuntimeError("llama.cpp's tokenizer needs more room than one token per byte")
         return list(ids[:count])

@@ -1,7 +1,8 @@
 """Perplexity of a book: ours through `eunoe score`, llama.cpp on the tokens of the same text, windows for windows.
 
-Windows are those of `eunoe score --ctx C --stride C`: C tokens each, the next one starts on the last token of the one
-before, so that every token but the very first is predicted exactly once and never from nothing.
+Windows are those of `eunoe score --ctx C --stride C`: C tokens each, every token predicted once and never from nothing.
+A model that wants a BOS gets one before each window. Without one, the next window starts on the last token of the window
+before, and the first token of the text is not scored.
 
     python bench/peers/llama_cpp_quality.py --models-dir DIR --books DIR --eunoe target/release/eunoe
 
@@ -26,13 +27,13 @@ LIMIT = 0.005
 TILE = 32  # rows of logits turned into losses at once
 
 
-def windows(count, ctx):
-    """(start, end) over `count` tokens: each predicts start+1 … end-1."""
+def windows(tokens, ctx, bos):
+    """Yields the windows to read; in each, every token but the first is a target."""
     start = 0
-    while start + 1 < count:
-        end = min(start + ctx, count)
-        yield start, end
-        start = end - 1
+    while start + (bos is None) < len(tokens):
+        window = tokens[start : start + ctx]
+        yield window if bos is None else [bos, *window]
+        start += len(window) - (bos is None)
 
 
 def losses(logits, targets):
@@ -45,16 +46,16 @@ def losses(logits, targets):
 def llama_cpp(peer, tokens, ctx):
     """→ (mean nats, tokens scored, mean nats of each window)."""
     total, scored, means = 0.0, 0, []
-    for start, end in windows(len(tokens), ctx):
-        window, mine = tokens[start:end], 0.0
-        for at, logits in peer.logit_tiles(window):
+    for window in windows(tokens, ctx, peer.bos()):
+        mine = 0.0
+        for at, logits in peer.logit_tiles(window[:-1]):
             targets = np.array(window[at + 1 : at + 1 + len(logits)])
             for low in range(0, len(targets), TILE):
                 part = targets[low : low + TILE]
                 mine += losses(logits[low : low + len(part)], part).sum()
         total, scored = total + mine, scored + len(window) - 1
         means.append(mine / (len(window) - 1))
-        print(f"llama.cpp {scored}/{len(tokens) - 1} tokens: {total / scored:.5f}", file=sys.stderr, flush=True)
+        print(f"llama.cpp {scored}/{len(tokens)} tokens: {total / scored:.5f}", file=sys.stderr, flush=True)
     return total / scored, scored, means
 
 
@@ -68,7 +69,7 @@ def compare(name, args):
     path = books.model_path(args.models_dir, name)
     book = Path(args.books) / f"{args.book}.txt"
     peer = LlamaCpp(path, ctx=args.ctx, threads=args.threads, flash=args.flash)
-    tokens = peer.tokenize(book.read_text(encoding="utf-8"))[: args.limit]
+    tokens = peer.tokenize(book.read_text(encoding="utf-8"), special=False)[: args.limit]
     mark = time.perf_counter()
     nll, scored, means = llama_cpp(peer, tokens, args.ctx)
     peer.close()

@@ -1,103 +1,78 @@
-//! The bill for people: which plan, how many bytes, and what was forgotten.
+//! The bill for people: which plan, how many bytes, what was forgotten, and what that means.
 
-use serde::Serialize;
+pub use eunoe_engine::{Bill, HeadBill};
 
 use crate::units::{bytes, percent};
 
-/// The `memory` record of an answer, field by field that of the engine.
-#[derive(Clone, Debug, Serialize)]
-pub struct Bill {
-    /// The plan as the user wrote it.
-    pub plan_asked: String,
-    /// The plan in effect, every part named.
-    pub plan_used: String,
-    /// `full`, `streaming` or `dense`.
-    pub mode: &'static str,
-    /// Hot KV bytes allowed; null without a budget.
-    pub budget_bytes: Option<u64>,
-    /// Most hot KV bytes at any moment, prefill included.
-    pub peak_bytes: u64,
-    /// Hot KV bytes now.
-    pub live_bytes: u64,
-    /// Bytes in the cold tier.
-    pub cold_bytes: u64,
-    /// Policy data that is not KV memory, in bytes.
-    pub metadata_bytes: u64,
-    /// Slots dropped at once when a strip is full.
-    pub step: u32,
-    /// Rows stored so far, summed over the strips that a policy acts on.
-    pub seen: u64,
-    /// Slots held now, summed likewise.
-    pub kept: u64,
-    /// Slots evicted, summed likewise.
-    pub evicted: u64,
-    /// Share of attention mass that lay on evicted slots; null where the method sees none.
-    pub mass_evicted: Option<f64>,
-    /// One entry per layer and KV head.
-    pub heads: Vec<HeadBill>,
-}
-
-/// One layer and KV head.
-#[derive(Clone, Debug, Serialize)]
-pub struct HeadBill {
-    /// Layer of the model.
-    pub layer: usize,
-    /// KV head of the layer.
-    pub kv_head: usize,
-    /// Rows stored so far.
-    pub seen: u64,
-    /// Slots held now.
-    pub kept: u64,
-    /// Slots evicted.
-    pub evicted: u64,
-    /// Hot bytes now.
-    pub bytes: u64,
-    /// A layer that sees a window by its own design; not part of the sums.
-    pub sliding: bool,
-}
-
 /// The bill as text, one subject a line.
 pub fn render(bill: &Bill) -> String {
-    let mut lines = vec![format!("plan     {} ({})", bill.plan_used, bill.mode)];
+    let mut lines = vec![format!("plan     {} ({})", bill.plan_used, mode(bill.mode))];
     if bill.plan_asked != bill.plan_used {
         lines.push(format!("asked    {}", bill.plan_asked));
     }
     lines.push(format!("memory   {}", memory(bill)));
+    lines.push(format!("kept     {}", kept(bill)));
     lines.push(format!("forgot   {}", forgotten(bill)));
+    lines.push(format!("meaning  {}", meaning(bill)));
     lines.join("\n") + "\n"
 }
 
-fn memory(bill: &Bill) -> String {
-    let mut line = format!("peak {}", bytes(bill.peak_bytes));
-    if let Some(budget) = bill.budget_bytes {
-        line += &format!(" of {}", bytes(budget));
+fn mode(mode: &str) -> &str {
+    match mode {
+        "full" => "forgets nothing",
+        "streaming" => "forgets while reading",
+        "dense" => "reads the whole prompt, then forgets",
+        other => other,
     }
-    line += &format!(" · at the end {}", bytes(bill.live_bytes));
+}
+
+fn memory(bill: &Bill) -> String {
+    let mut line = format!("{} at most", bytes(bill.peak_bytes));
+    if let Some(budget) = bill.budget_bytes {
+        line += &format!(", {} allowed", bytes(budget));
+    }
+    line += &format!("; {} at the end", bytes(bill.live_bytes));
     for (name, size) in [("cold", bill.cold_bytes), ("policy data", bill.metadata_bytes)] {
         if size > 0 {
-            line += &format!(" · {name} {}", bytes(size));
+            line += &format!("; {name} {}", bytes(size));
         }
     }
     line
 }
 
-/// What is left of what was seen.
+/// Slots held, in each layer and KV head that the policy acts on.
+fn kept(bill: &Bill) -> String {
+    let heads = || bill.heads.iter().filter(|head| !head.sliding);
+    let read = heads().map(|head| head.seen).max().unwrap_or(0);
+    let share = percent(bill.kept, bill.seen);
+    let slots = match (heads().map(|h| h.kept).min(), heads().map(|h| h.kept).max()) {
+        (Some(least), Some(most)) if least != most => format!("{least} to {most}"),
+        (least, _) => least.unwrap_or(0).to_string(),
+    };
+    format!("{share}: {slots} of {read} tokens in each layer and KV head")
+}
+
 fn forgotten(bill: &Bill) -> String {
     if bill.evicted == 0 {
         return "nothing".into();
     }
-    let mut line = format!("{} of what was seen", percent(bill.evicted, bill.seen));
-    let slots = bill.heads.iter().filter(|head| !head.sliding).map(|head| head.kept);
-    if let (Some(least), Some(most)) = (slots.clone().min(), slots.max()) {
-        line += &match least == most {
-            true => format!(" · {least} slots kept in each head"),
-            false => format!(" · {least} to {most} slots kept per head"),
-        };
-    }
+    let mut line = percent(bill.evicted, bill.seen);
     if let Some(mass) = bill.mass_evicted {
-        line += &format!(" · {:.1} % of attention mass at eviction", 100.0 * mass);
+        line +=
+            &format!("; what went at a time had drawn {:.1} % of its head's attention (mean)", 100.0 * mass);
     }
     line
+}
+
+fn meaning(bill: &Bill) -> String {
+    let rounded = if bill.plan_used.contains("| q8") { ", up to the rounding of q8" } else { "" };
+    match bill.evicted {
+        0 => format!("the answer is that of full memory{rounded}"),
+        _ => format!(
+            "the answer was made without the {} that was forgotten; `--kv full` shows what it would have been with it",
+            percent(bill.evicted, bill.seen)
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -115,8 +90,8 @@ mod tests {
             sliding: layer == 1,
         };
         Bill {
-            plan_asked: "a2sf @ 1MiB".into(),
-            plan_used: "a2sf @ 1MiB".into(),
+            plan_asked: "a2sf | f16 @ 1MiB".into(),
+            plan_used: "a2sf | f16 @ 1MiB".into(),
             mode: "streaming",
             budget_bytes: Some(1 << 20),
             peak_bytes: 1 << 20,
@@ -133,21 +108,30 @@ mod tests {
     }
 
     #[test]
-    fn a_bill_names_the_plan_the_bytes_and_the_loss() {
+    fn a_bill_names_the_plan_the_bytes_the_loss_and_its_meaning() {
         // 5000 of 8000 is 62.5 %; the sliding layer's window of 128 is no loss and not told.
-        let expected = "plan     a2sf @ 1MiB (streaming)\n\
-                        memory   peak 1.0 MiB of 1.0 MiB · at the end 768.0 KiB\n\
-                        forgot   62.5 % of what was seen · 1000 to 2000 slots kept per head · \
-                        12.5 % of attention mass at eviction\n";
+        let expected = "\
+plan     a2sf | f16 @ 1MiB (forgets while reading)
+memory   1.0 MiB at most, 1.0 MiB allowed; 768.0 KiB at the end
+kept     37.5 %: 1000 to 2000 of 4000 tokens in each layer and KV head
+forgot   62.5 %; what went at a time had drawn 12.5 % of its head's attention (mean)
+meaning  the answer was made without the 62.5 % that was forgotten; `--kv full` shows what it would have been with it
+";
         assert_eq!(render(&made_up()), expected);
     }
 
     #[test]
     fn what_is_absent_is_not_printed() {
-        let bill = Bill { budget_bytes: None, evicted: 0, mass_evicted: None, ..made_up() };
-        let expected = "plan     a2sf @ 1MiB (streaming)\n\
-                        memory   peak 1.0 MiB · at the end 768.0 KiB\n\
-                        forgot   nothing\n";
+        let heads = vec![HeadBill { kept: 4000, evicted: 0, ..made_up().heads[0].clone() }];
+        let (seen, kept, evicted) = (4000, 4000, 0);
+        let bill = Bill { budget_bytes: None, seen, kept, evicted, mass_evicted: None, heads, ..made_up() };
+        let expected = "\
+plan     a2sf | f16 @ 1MiB (forgets while reading)
+memory   1.0 MiB at most; 768.0 KiB at the end
+kept     100.0 %: 4000 of 4000 tokens in each layer and KV head
+forgot   nothing
+meaning  the answer is that of full memory
+";
         assert_eq!(render(&bill), expected);
     }
 
@@ -157,6 +141,6 @@ mod tests {
             Bill { plan_asked: "a2sf@1MiB".into(), cold_bytes: 2048, metadata_bytes: 512, ..made_up() };
         let text = render(&bill);
         assert!(text.contains("\nasked    a2sf@1MiB\n"), "{text}");
-        assert!(text.contains(" · cold 2.0 KiB · policy data 512 B\n"), "{text}");
+        assert!(text.contains("; cold 2.0 KiB; policy data 512 B\n"), "{text}");
     }
 }

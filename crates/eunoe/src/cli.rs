@@ -37,9 +37,11 @@ pub struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
+  eunoe demo                   the main job on real input; fetches a small model if it is missing
   eunoe list                   models that can be pulled
   eunoe pull smollm2-135m      fetch one
-  eunoe list methods           what may stand in a memory plan
+  eunoe plan -m smollm2-135m   bytes that a text takes, and the plans that fit
+  eunoe run -m smollm2-135m --kv 'a2sf @ 25%' --file report.txt 'What was decided?'
 
 Models live in $EUNOE_HOME (by default the user's cache folder).
 `eunoe COMMAND --help` explains a command.";
@@ -47,9 +49,17 @@ Models live in $EUNOE_HOME (by default the user's cache folder).
 /// What `eunoe` does.
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(commands::demo::Args),
     Pull(commands::pull::Args),
     Rm(commands::rm::Args),
     List(commands::list::Args),
+    Run(commands::run::Args),
+    Chat(commands::chat::Args),
+    Score(commands::score::Args),
+    Logits(commands::logits::Args),
+    Tokenize(commands::tokenize::Args),
+    Plan(commands::plan::Args),
+    Bench(commands::bench::Args),
 }
 
 impl Cli {
@@ -68,6 +78,14 @@ impl Cli {
             Command::Pull(args) => commands::pull::run(&args, &ctx, &Home::from_env()?),
             Command::Rm(args) => commands::rm::run(&args, &ctx, &Home::from_env()?),
             Command::List(args) => commands::list::run(&args, &ctx),
+            Command::Demo(args) => commands::demo::run(&args, &ctx, &Home::from_env()?),
+            Command::Run(args) => commands::run::run(&args, &ctx),
+            Command::Chat(args) => commands::chat::run(&args, &ctx),
+            Command::Score(args) => commands::score::run(&args, &ctx),
+            Command::Logits(args) => commands::logits::run(&args, &ctx),
+            Command::Tokenize(args) => commands::tokenize::run(&args, &ctx),
+            Command::Plan(args) => commands::plan::run(&args, &ctx),
+            Command::Bench(args) => commands::bench::run(&args, &ctx),
         }
     }
 }

@@ -6,6 +6,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 
 use crate::cli::Cli;
+use crate::interrupt::{self, Interrupted};
 use crate::out;
 
 /// The request could not be understood.
@@ -24,7 +25,7 @@ pub fn main() -> ExitCode {
         Err(e) if e.is::<out::Closed>() => ExitCode::from(PIPE),
         Err(e) => {
             eprintln!("error: {}", one_line(&format!("{e:#}")));
-            ExitCode::FAILURE
+            if e.is::<Interrupted>() { ExitCode::from(interrupt::EXIT) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stderr, reason = "the command line is the one crate that prints")]
 
+pub mod answer;
 pub mod bill;
 pub mod cli;
 pub mod commands;
@@ -9,10 +10,15 @@ pub mod context;
 pub mod docs;
 mod fail;
 pub mod home;
+pub mod interrupt;
+pub mod memory;
 pub mod models;
 mod nearest;
+pub mod open;
 pub mod out;
+mod progress;
 pub mod pull;
+pub mod talk;
 pub mod units;
 pub mod wheel;
 

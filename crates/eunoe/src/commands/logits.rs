@@ -1,8 +1,14 @@
 //! `eunoe logits`: the next token's distribution, for comparing with other programs.
 
+use anyhow::Result;
+use eunoe_engine::{Length, top_log_probs};
 use serde::Serialize;
 
 use super::options::{ModelOption, PlanOption};
+use crate::answer::{self, Candidate};
+use crate::context::Context;
+use crate::interrupt::Interrupt;
+use crate::{memory, open, out};
 
 /// The likeliest tokens after a list of token ids, for parity checks
 #[derive(Debug, clap::Args)]
@@ -31,15 +37,21 @@ pub struct Report {
     pub top: Vec<Candidate>,
 }
 
-/// A token that may come next.
-#[derive(Debug, Serialize)]
-pub struct Candidate {
-    /// Its id.
-    pub token: u32,
-    /// Its text; bytes that are not UTF-8 by themselves are shown as U+FFFD.
-    pub text: String,
-    /// Natural logarithm of its probability.
-    pub logprob: f32,
+/// Runs the command.
+///
+/// # Errors
+/// A token that is not the model's, or a plan that does not hold the tokens.
+pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+    let interrupt = Interrupt::watch()?;
+    let engine = open::engine(&args.model.model, args.plan.exact, ctx)?;
+    let len = u32::try_from(args.tokens.len())?;
+    let length = Length { prompt: len, longest: len };
+    let plan = memory::choose(&engine, args.plan.kv.as_ref(), length, None)?;
+    let mut session = engine.session(&plan, length)?;
+    answer::read(&engine, &mut session, &args.tokens, &interrupt)?;
+    let top = top_log_probs(session.logits(), args.top as usize);
+    let report = Report { top: top.into_iter().map(|top| Candidate::new(&engine, top)).collect() };
+    if ctx.json { out::json(&report) } else { out::text(&report.render()) }
 }
 
 impl Report {

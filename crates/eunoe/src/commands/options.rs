@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use eunoe_engine::Sampling;
 use eunoe_kv::Plan;
 
 use crate::units;
@@ -72,6 +73,22 @@ pub struct SamplingOptions {
     /// Seed of the sampler; the same seed gives the same text
     #[arg(long, value_name = "S", default_value = "0")]
     pub seed: u64,
+}
+
+impl SamplingOptions {
+    /// As the engine takes them.
+    pub fn rule(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k as usize,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            seed: self.seed,
+        }
+    }
 }
 
 /// Reads a number from `MIN` to `MAX`.

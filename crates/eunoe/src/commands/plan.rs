@@ -1,9 +1,15 @@
 //! `eunoe plan`: how many bytes a text takes, and which plans fit.
 
+use anyhow::Result;
+use eunoe_core::Codec;
+use eunoe_engine::{Layout, Length, full_bytes};
+use eunoe_kv::{Budget, Plan, policies};
+use eunoe_model::Config;
 use serde::Serialize;
 
 use super::options::{MemoryOption, ModelOption};
-use crate::{out, units};
+use crate::context::Context;
+use crate::{memory, open, out, units};
 
 /// Bytes of KV memory that a text takes, and the plans that fit
 #[derive(Debug, clap::Args)]
@@ -43,33 +49,98 @@ pub struct Row {
     pub plan: String,
     /// Most bytes at any moment; null for a plan that is refused.
     pub bytes: Option<u64>,
-    /// Slots per layer and KV head, on average.
-    pub slots: Option<u32>,
+    /// Slots of the smallest and the largest strip (layer and KV head) that the policy acts on.
+    pub slots: Option<[u32; 2]>,
+    /// Share of the text that a decoded token attends to at the end, in the largest strip.
+    pub attended: Option<f64>,
+    /// KV bytes that a decoded token reads at the end: what a step costs beside the weights.
+    pub read_bytes_per_token: Option<u64>,
     /// Whether it holds this text in this memory.
     pub fits: bool,
     /// Why it does not.
     pub reason: Option<String>,
 }
 
+/// Runs the command.
+///
+/// # Errors
+/// A model that cannot be read.
+pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+    let config = Config::from_gguf(&open::header(&args.model.model)?)?;
+    let window = u32::try_from(config.context)?;
+    let tokens = args.tokens.unwrap_or(window);
+    let memory_bytes = memory::allowed(args.memory.memory)?;
+    let plans = rows(&config, tokens, args.memory.memory, memory_bytes, Codec::F16)?;
+    let report = Report { tokens, window, memory_bytes, full_bytes: full_bytes(&config, tokens), plans };
+    if ctx.json { out::json(&report) } else { out::text(&report.render()) }
+}
+
+/// The plans that are tried for a text: everything kept, then every policy at the memory given or at fractions of what
+/// `full` takes.
+pub(crate) fn rows(
+    config: &Config,
+    tokens: u32,
+    given: Option<u64>,
+    allowed: u64,
+    codec: Codec,
+) -> Result<Vec<Row>> {
+    let full = full_bytes(config, tokens);
+    let budgets = match given.filter(|bytes| *bytes < full) {
+        Some(bytes) => vec![Budget::Bytes(bytes).to_string()],
+        None => ["50%", "25%", "12.5%"].map(String::from).to_vec(),
+    };
+    let mut plans = vec!["full".to_owned(), "full | q8".to_owned()];
+    for entry in policies::LIST.iter().filter(|entry| entry.card.id != "full") {
+        // Beyond the trained window only ranks are positions that the model knows.
+        let has_rank = entry.card.args.iter().any(|arg| arg.name == "pos");
+        let rank = if has_rank && tokens as usize > config.context { "(pos=rank)" } else { "" };
+        plans.extend(budgets.iter().map(|budget| format!("{}{rank} @ {budget}", entry.card.id)));
+    }
+    plans.iter().map(|plan| row(config, plan, tokens, allowed, codec)).collect()
+}
+
+fn row(config: &Config, text: &str, tokens: u32, allowed: u64, codec: Codec) -> Result<Row> {
+    let (plan, length) = (Plan::parse(text)?, Length { prompt: tokens, longest: tokens });
+    let layout = Layout::new(config, &plan, length, codec);
+    let reason = memory::fits(config, &plan, length, codec, allowed).err().map(|e| format!("{e:#}"));
+    let layout = layout.ok();
+    let slots = layout.as_ref().map(|layout| [layout.slots().0, layout.slots().1]);
+    let bytes = layout.as_ref().map(Layout::most_bytes);
+    Ok(Row {
+        plan: text.into(),
+        bytes,
+        slots,
+        attended: slots.map(|[_, most]| f64::from(most) / f64::from(tokens)),
+        read_bytes_per_token: bytes,
+        fits: reason.is_none(),
+        reason,
+    })
+}
+
 impl Report {
     /// The report as text: what all would take, then one plan a line.
     pub fn render(&self) -> String {
+        let dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".into());
         let row = |r: &Row| {
-            let number = |n: Option<String>| n.unwrap_or_else(|| "-".into());
-            let fits = if r.fits { "fits" } else { "does not fit" };
-            let kept = r.slots.map(|slots| units::percent(slots.min(self.tokens).into(), self.tokens.into()));
-            [r.plan.clone(), number(r.bytes.map(units::bytes)), number(kept), fits.into()]
+            let slots = r.slots.map(|[least, most]| match least == most {
+                true => most.to_string(),
+                false => format!("{least} to {most}"),
+            });
+            let attended = r.attended.map(|share| format!("{:.1} %", 100.0 * share));
+            let fits = r.reason.as_ref().map_or("fits".into(), |reason| format!("no: {reason}"));
+            [r.plan.clone(), dash(r.bytes.map(units::bytes)), dash(slots), dash(attended), fits]
         };
-        let mut rows = vec![["plan", "bytes", "kept", ""].map(String::from)];
+        let mut rows = vec![["plan", "KV bytes", "slots", "attended", ""].map(String::from)];
         rows.extend(self.plans.iter().map(row));
-        let reasons = self.plans.iter().filter_map(|r| Some(format!("{}: {}\n", r.plan, r.reason.as_ref()?)));
         format!(
-            "{} tokens take {} under `full`; {} may be used\n\n{}{}",
+            "{} tokens take {} under `full`; {} may be used; the model was trained on {} tokens\n\n{}\n\
+             KV bytes: most at any moment, and what each decoded token reads at the end\n\
+             slots:    tokens held in each layer and KV head\n",
             self.tokens,
             units::bytes(self.full_bytes),
             units::bytes(self.memory_bytes),
+            self.window,
             out::columns(&rows),
-            reasons.collect::<String>()
         )
     }
 }
@@ -80,10 +151,12 @@ mod tests {
 
     #[test]
     fn a_report_tells_what_fits_and_why_not() {
-        let plan = |plan: &str, bytes, slots, reason: Option<&str>| Row {
+        let plan = |plan: &str, bytes, slots: [u32; 2], reason: Option<&str>| Row {
             plan: plan.into(),
-            bytes,
-            slots,
+            bytes: Some(bytes),
+            slots: Some(slots),
+            attended: Some(f64::from(slots[1]) / 4096.0),
+            read_bytes_per_token: Some(bytes),
             fits: reason.is_none(),
             reason: reason.map(String::from),
         };
@@ -93,15 +166,20 @@ mod tests {
             memory_bytes: 32 << 20,
             full_bytes: 90 << 20,
             plans: vec![
-                plan("full", Some(90 << 20), Some(4096), Some("needs 58.0 MiB more")),
-                plan("a2sf @ 32MiB", Some(32 << 20), Some(1024), None),
+                plan("full", 90 << 20, [4096; 2], Some("needs 90.0 MiB")),
+                plan("a2sf @ 32MiB", 32 << 20, [1023, 1024], None),
             ],
         };
-        let expected = "4096 tokens take 90.0 MiB under `full`; 32.0 MiB may be used\n\n\
-                        plan          bytes     kept\n\
-                        full          90.0 MiB  100.0 %  does not fit\n\
-                        a2sf @ 32MiB  32.0 MiB  25.0 %   fits\n\
-                        full: needs 58.0 MiB more\n";
+        let expected = "\
+4096 tokens take 90.0 MiB under `full`; 32.0 MiB may be used; the model was trained on 8192 tokens
+
+plan          KV bytes  slots         attended
+full          90.0 MiB  4096          100.0 %   no: needs 90.0 MiB
+a2sf @ 32MiB  32.0 MiB  1023 to 1024  25.0 %    fits
+
+KV bytes: most at any moment, and what each decoded token reads at the end
+slots:    tokens held in each layer and KV head
+";
         assert_eq!(report.render(), expected);
     }
 }

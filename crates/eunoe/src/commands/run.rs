@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use serde::Serialize;
+use eunoe_engine::{FinishReason, Length, Request};
 
 use super::options::{MemoryOption, ModelOption, PlanOption, SamplingOptions};
-use crate::bill::Bill;
+use crate::answer::{self, Report, Timing};
+use crate::context::Context;
+use crate::interrupt::Interrupt;
+use crate::{bill, memory, open, out};
 
 /// Answer a prompt inside a memory plan, and print what was forgotten
 ///
@@ -59,37 +62,89 @@ pub struct Args {
     pub(crate) prompt: String,
 }
 
-/// What `run --json` prints.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// The answer.
-    pub text: String,
-    /// `stop` or `length`.
-    pub finish_reason: String,
-    /// Tokens read and made.
-    pub usage: Usage,
-    /// Seconds.
-    pub timing: Timing,
-    /// What was kept and what was forgotten.
-    pub memory: Bill,
+/// Runs the command.
+///
+/// # Errors
+/// No text, a model that cannot be opened, a plan that does not hold the text, or an interruption.
+pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+    if args.logprobs.is_some() && !ctx.json {
+        bail!("--logprobs is printed as JSON only: add --json");
+    }
+    let text = gather(&args.file, &args.prompt)?;
+    let interrupt = Interrupt::watch()?;
+    let engine = open::engine(&args.model.model, args.plan.exact, ctx)?;
+    if engine.template.is_none() && !args.raw {
+        if args.system.is_some() {
+            bail!("this model has no chat template, and so no place for --system; put it into the prompt");
+        }
+        eprintln!("note: this model has no chat template; the text is read as it is");
+    }
+    let prompt = answer::prompt_tokens(&engine, args.system.as_deref(), &text, args.raw)?;
+    let length = length(prompt.len(), args.tokens)?;
+    let plan = memory::choose(&engine, args.plan.kv.as_ref(), length, args.memory.memory)?;
+    let mut session = engine.session(&plan, length)?;
+    let request = Request {
+        max_tokens: args.tokens as usize,
+        sampling: args.sampling.rule(),
+        stop: args.stop.clone(),
+        log_probs: args.logprobs.map(|k| k as usize),
+    };
+    request.sampling.check()?;
+    let prefill_s = answer::read(&engine, &mut session, &prompt, &interrupt)?;
+    let mut stream = Stream { json: ctx.json, open: false };
+    let written =
+        answer::write(&engine, &mut session, &prompt, &request, &interrupt, &mut |piece| stream.piece(piece));
+    if stream.open {
+        out::text("\n")?;
+    }
+    let (answer, decode_s) = written?;
+    let report = Report::new(&engine, &session, answer, prompt.len(), Timing { prefill_s, decode_s });
+    if ctx.json {
+        return out::json(&report);
+    }
+    eprint!("\n{}{}", bill::render(&report.memory), pace(&report));
+    Ok(())
 }
 
-/// Tokens read and made; the stop token counts if one was made.
-#[derive(Debug, Serialize)]
-pub struct Usage {
-    /// Tokens of the prompt, template included.
-    pub prompt_tokens: u64,
-    /// Tokens generated.
-    pub completion_tokens: u64,
+/// Room for a prompt and an answer.
+fn length(prompt: usize, answer: u32) -> Result<Length> {
+    let prompt = u32::try_from(prompt).context("the prompt has more tokens than can be counted")?;
+    if prompt == 0 {
+        bail!("the prompt has no tokens");
+    }
+    Ok(Length { prompt, longest: prompt.saturating_add(answer) })
 }
 
-/// Seconds of the two phases.
-#[derive(Debug, Serialize)]
-pub struct Timing {
-    /// Reading the prompt.
-    pub prefill_s: f64,
-    /// Making the answer.
-    pub decode_s: f64,
+/// Text on its way to standard output.
+struct Stream {
+    json: bool,
+    /// The last line has no end yet.
+    open: bool,
+}
+
+impl Stream {
+    fn piece(&mut self, piece: &str) -> Result<()> {
+        if self.json || piece.is_empty() {
+            return Ok(());
+        }
+        self.open = !piece.ends_with('\n');
+        out::text(piece)
+    }
+}
+
+/// Tokens and seconds, one line.
+fn pace(report: &Report) -> String {
+    let phase = |tokens: usize, seconds: f64| format!("{tokens} tokens in {seconds:.1} s");
+    let (usage, timing) = (&report.usage, &report.timing);
+    let ended = match report.finish_reason {
+        FinishReason::Stop => "",
+        FinishReason::Length => ", cut at the most tokens asked for (-n)",
+    };
+    format!(
+        "time     read {}, wrote {}{ended}\n",
+        phase(usage.prompt_tokens, timing.prefill_s),
+        phase(usage.completion_tokens, timing.decode_s)
+    )
 }
 
 /// Files in order, then the prompt, with a blank line between each.
@@ -110,12 +165,17 @@ pub fn gather(files: &[PathBuf], prompt: &str) -> Result<String> {
 ///
 /// # Errors
 /// It cannot be read, or the first byte that is not UTF-8.
-pub fn read_text(path: &PathBuf) -> Result<String> {
+pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
     let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     utf8(bytes, &format!("`{}`", path.display()))
 }
 
-fn read_stdin() -> Result<String> {
+/// Standard input to its end.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_stdin() -> Result<String> {
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
     utf8(bytes, "standard input")

@@ -1,16 +1,28 @@
 //! `eunoe score`: how well a model predicts a text under a memory plan.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use eunoe_core::Error;
+use eunoe_engine::{Engine, Scores, Windows};
+use eunoe_kv::{Place, Plan};
 use serde::Serialize;
 
 use super::options::{ModelOption, PlanOption};
+use super::run::read_text;
+use crate::context::Context;
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::{open, out, progress, units};
 
 /// Perplexity of a text under a memory plan
 ///
-/// With --ctx the text is read in windows of N tokens that start every --stride tokens; in each only the tokens that
-/// no window before it scored are counted. Without it the whole text is one window.
+/// With --ctx the text is read in windows of N tokens that start every --stride tokens, each with an empty memory; a
+/// token counts once, in the first window that predicts it. Without it the whole text is one window where the plan
+/// holds it: it fits the model's trained window, or the plan's positions are ranks. Otherwise windows of at most 2048
+/// tokens at half that stride are used, and told.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   eunoe score -m smollm2-135m --file novel.txt --limit 4096
@@ -26,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "F")]
     pub(crate) file: PathBuf,
 
-    /// Tokens per window [default: the whole text]
+    /// Tokens per window [default: the whole text where it fits]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) ctx: Option<u32>,
 
@@ -38,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) limit: Option<u32>,
 
-    /// Write one JSON line per scored token to this file: {pos, token, nll}
+    /// Write {pos, token, nll} per scored token to this file: JSON lines, or CSV where it ends in `.csv`
     #[arg(long, value_name = "FILE")]
     pub(crate) per_position: Option<PathBuf>,
 }
@@ -51,58 +63,163 @@ pub struct Report {
     /// `exp(nll)`.
     pub ppl: f64,
     /// Tokens that were scored.
-    pub tokens: u64,
+    pub tokens: usize,
+    /// Tokens of the text.
+    pub text_tokens: usize,
     /// The plan in effect.
     pub plan_used: String,
     /// Most KV bytes at any moment.
     pub peak_bytes: u64,
+    /// Tokens per window.
+    pub ctx: usize,
+    /// Tokens from one window's start to the next.
+    pub stride: usize,
+    /// Seconds that scoring took.
+    pub seconds: f64,
 }
 
 /// One line of `--per-position`.
 #[derive(Debug, Serialize)]
 pub struct Position {
     /// Position of the token in the text, from 0.
-    pub pos: u64,
+    pub pos: usize,
     /// Its id.
     pub token: u32,
     /// Nats: `-ln P(token | what the model remembers)`.
-    pub nll: f64,
+    pub nll: f32,
 }
 
-/// A window of a text: read tokens `start..end`, count those from `score_from` on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// First token read.
-    pub start: usize,
-    /// First token that counts; the first token of a text has no prediction.
-    pub score_from: usize,
-    /// One past the last token.
-    pub end: usize,
-}
-
-/// The windows of a text of `len` tokens; every token but the first counts exactly once.
+/// Runs the command.
 ///
 /// # Errors
-/// A text of fewer than two tokens, or a stride that leaves gaps.
-pub fn windows(len: usize, ctx: Option<usize>, stride: Option<usize>) -> Result<Vec<Window>> {
-    let ctx = ctx.unwrap_or(len);
-    let stride = stride.unwrap_or(ctx);
-    if len < 2 {
-        bail!("the text has {len} tokens; at least 2 are needed to score one");
+/// A text that cannot be read or is too short, a plan that does not hold a window, or an interruption.
+pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+    let text = read_text(&args.file)?;
+    let interrupt = Interrupt::watch()?;
+    let engine = open::engine(&args.model.model, args.plan.exact, ctx)?;
+    let mut tokens = engine.tokenizer.encode(&text);
+    tokens.truncate(args.limit.map_or(usize::MAX, |limit| limit as usize));
+    if tokens.len() < 2 {
+        bail!("the text has {} tokens; at least 2 are needed to score one", tokens.len());
     }
-    if stride > ctx {
-        bail!("--stride {stride} skips tokens: give at most --ctx {ctx}");
+    let plan = args.plan.kv.clone().map_or_else(|| Plan::parse("full"), Ok)?;
+    let windows = windows(args, &engine, &plan, tokens.len())?;
+    let start = Instant::now();
+    let scores = score(&engine, &plan, &tokens, windows, &interrupt)?;
+    if scores.nll.is_empty() {
+        bail!("no token was scored: give larger windows (--ctx)");
     }
-    let mut windows = Vec::new();
-    let (mut start, mut scored) = (0, 1);
-    while scored < len {
-        let end = len.min(start + ctx);
-        windows.push(Window { start, score_from: scored, end });
-        scored = end;
-        // Windows overlap by one token at least: a window's first token has no past in it to be predicted from.
-        start += stride.min(ctx - 1);
+    if let Some(path) = &args.per_position {
+        write_positions(path, &tokens, &scores)
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
     }
-    Ok(windows)
+    let report = report(&scores, windows, tokens.len(), start.elapsed().as_secs_f64());
+    if ctx.json { out::json(&report) } else { out::text(&report.render()) }
+}
+
+/// The windows asked for, or the whole text where the plan holds it, or windows that the model holds, with a note.
+fn windows(args: &Args, engine: &Engine, plan: &Plan, len: usize) -> Result<Windows> {
+    const MOST: usize = 2048;
+    if let Some(ctx) = args.ctx {
+        let stride = args.stride.unwrap_or(ctx);
+        if stride > ctx {
+            bail!("--stride {stride} skips tokens: give at most --ctx {ctx}");
+        }
+        return Ok(Windows::Sliding { ctx: ctx as usize, stride: stride as usize });
+    }
+    let context = engine.config().context;
+    let by_rank = plan.make_policy(u32::MAX)?.needs().place == Place::Rank;
+    if by_rank || len + usize::from(engine.tokenizer.adds_bos()) <= context {
+        return Ok(Windows::Whole);
+    }
+    let ctx = context.min(MOST);
+    let stride = ctx / 2;
+    eprintln!(
+        "note: {len} tokens exceed the model's window of {context}: scored in windows of {ctx} every {stride} tokens \
+         (--ctx, --stride)"
+    );
+    Ok(Windows::Sliding { ctx, stride })
+}
+
+fn score(
+    engine: &Engine,
+    plan: &Plan,
+    tokens: &[u32],
+    windows: Windows,
+    interrupt: &Interrupt,
+) -> Result<Scores> {
+    let bar = progress::bar("scoring", tokens.len() as u64, "tokens");
+    let mut done = 0;
+    let hearing = interrupt.hear();
+    let outcome = engine.score(plan, tokens, windows, &mut |read| {
+        done = read;
+        bar.set_position(read as u64);
+        !interrupt.asked()
+    });
+    drop(hearing);
+    bar.finish_and_clear();
+    match outcome {
+        Err(Error::Interrupted) => {
+            Err(Interrupted(format!("while scoring, after {done} of {} tokens", tokens.len())).into())
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+fn report(scores: &Scores, windows: Windows, text_tokens: usize, seconds: f64) -> Report {
+    let (ctx, stride) = match windows {
+        Windows::Whole => (text_tokens, text_tokens),
+        Windows::Sliding { ctx, stride } => (ctx, stride),
+    };
+    let nll = scores.mean();
+    Report {
+        nll,
+        ppl: nll.exp(),
+        tokens: scores.nll.len(),
+        text_tokens,
+        plan_used: scores.plan_used.clone(),
+        peak_bytes: scores.peak_bytes,
+        ctx,
+        stride,
+        seconds,
+    }
+}
+
+fn write_positions(path: &Path, tokens: &[u32], scores: &Scores) -> Result<()> {
+    let is_csv = path.extension().is_some_and(|e| e == "csv");
+    let mut file = BufWriter::new(File::create(path)?);
+    if is_csv {
+        writeln!(file, "pos,token,nll")?;
+    }
+    for &(pos, nll) in &scores.nll {
+        let line = Position { pos, token: tokens[pos], nll };
+        match is_csv {
+            true => writeln!(file, "{},{},{}", line.pos, line.token, line.nll)?,
+            false => writeln!(file, "{}", serde_json::to_string(&line)?)?,
+        }
+    }
+    Ok(file.flush()?)
+}
+
+impl Report {
+    /// The report as text.
+    pub fn render(&self) -> String {
+        format!(
+            "perplexity  {:.4} ({:.5} nats per token)\n\
+             scored      {} of {} tokens, windows of {} every {}\n\
+             plan        {}; {} of KV memory at most\n\
+             time        {:.1} s\n",
+            self.ppl,
+            self.nll,
+            self.tokens,
+            self.text_tokens,
+            self.ctx,
+            self.stride,
+            self.plan_used,
+            units::bytes(self.peak_bytes),
+            self.seconds
+        )
+    }
 }
 
 #[cfg(test)]
@@ -110,33 +227,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_token_but_the_first_counts_once_and_has_a_past() {
-        for len in [2, 3, 7, 8, 9, 40] {
-            for ctx in 2..10 {
-                for stride in 1..=ctx {
-                    let mut next = 1;
-                    for w in windows(len, Some(ctx), Some(stride)).unwrap() {
-                        assert!(
-                            w.start < w.score_from && w.end - w.start <= ctx,
-                            "{len} {ctx} {stride} {w:?}"
-                        );
-                        assert_eq!(w.score_from, next);
-                        next = w.end;
-                    }
-                    assert_eq!(next, len);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn windows_by_hand() {
-        // 10 tokens, windows of 4 every 2: 0..4 scores 1 2 3, 2..6 scores 4 5, 4..8 scores 6 7, 6..10 scores 8 9.
-        let all = windows(10, Some(4), Some(2)).unwrap();
-        let plain: Vec<_> = all.iter().map(|w| (w.start, w.score_from, w.end)).collect();
-        assert_eq!(plain, [(0, 1, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]);
-        assert_eq!(windows(5, None, None).unwrap(), [Window { start: 0, score_from: 1, end: 5 }]);
-        assert!(windows(1, None, None).is_err());
-        assert!(windows(9, Some(4), Some(5)).is_err());
+    fn positions_are_written_as_json_lines_or_csv_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let nll = 0.1_f32 + f32::EPSILON;
+        let scores = Scores { nll: vec![(1, nll), (2, 3.5)], peak_bytes: 0, plan_used: String::new() };
+        let written = |name: &str| {
+            let path = dir.path().join(name);
+            write_positions(&path, &[7, 8, 9], &scores).unwrap();
+            std::fs::read_to_string(path).unwrap()
+        };
+        assert_eq!(written("x.csv").lines().last(), Some("2,9,3.5"));
+        let lines = written("x.jsonl");
+        let first: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        assert_eq!((&first["pos"], &first["token"]), (&1.into(), &8.into()));
+        assert_eq!(first["nll"].to_string().parse::<f32>().unwrap().to_bits(), nll.to_bits());
     }
 }

@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
+use eunoe_model::tokenizer::Tokenizer;
 use serde::Serialize;
 
 use super::options::ModelOption;
+use super::run::{read_stdin, read_text};
+use crate::context::Context;
+use crate::{open, out};
 
 /// Token ids of a text: no BOS, special tokens are read as plain text
 #[derive(Debug, clap::Args)]
@@ -29,6 +34,21 @@ pub struct Args {
 pub struct Report {
     /// Token ids, in order.
     pub tokens: Vec<u32>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A text that cannot be read or is not UTF-8, or a model without a tokenizer that is known.
+pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+    let text = match (&args.file, args.text.as_deref()) {
+        (Some(file), _) => read_text(file)?,
+        (None, Some("-")) => read_stdin()?,
+        (None, text) => text.unwrap_or_default().to_owned(),
+    };
+    let tokenizer = Tokenizer::from_gguf(&open::header(&args.model.model)?)?;
+    let report = Report { tokens: tokenizer.encode(&text) };
+    if ctx.json { out::json(&report) } else { out::line(&report.render()) }
 }
 
 impl Report {
