@@ -8,6 +8,15 @@ pub use card::{Arg, Card, Kind, Shelf};
 pub use dtype::{Codec, Dtype};
 pub use error::{Error, Result};
 
+/// How the query heads that share a KV head become one: row by row, before rows are added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fold {
+    /// The sum (ranks as the mean does).
+    Sum,
+    /// The largest.
+    Max,
+}
+
 /// The attention shape of a model as KV policies see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {

@@ -1,6 +1,6 @@
 //! Rows of several sequences in one forward pass: stores them strip by strip, never past a cap, and attends.
 
-use crate::store::{Kv, On, fold};
+use crate::store::{Kv, On};
 use eunoe_core::Result;
 use eunoe_kernels::attend::{Heads, RecordRun, Rule, Run, attend, record};
 use eunoe_kv::Column;
@@ -159,7 +159,7 @@ impl Batch<'_> {
                 }
             }
             if let Column::Running { decay } = needs.column {
-                let rule = Rule { decay, fold: fold(&needs) };
+                let rule = Rule { decay, fold: needs.fold };
                 record(on.isa, on.pool, &mut records, shape, q, &self.lse, rule);
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::layout::Length;
+use crate::score::count as tokens;
 use eunoe_core::Result;
 use eunoe_kernels::limits;
 use eunoe_kv::Plan;
@@ -88,11 +89,14 @@ impl Engine {
         let mut rates = Vec::new();
         let (mut peak_bytes, mut live_bytes, mut plan_used) = (0, 0, String::new());
         for _ in 0..repeat.max(1) {
-            let longest = (depth.max(1) + count) as u32;
-            let mut session = self.session(plan, Length { prompt: longest, longest })?;
+            let before = depth.max(usize::from(kind == "decode"));
+            let longest = tokens(before.saturating_add(count))?;
+            // decode begins where the prompt ends
+            let prompt = if kind == "decode" { tokens(before)? } else { longest };
+            let mut session = self.session(plan, Length { prompt, longest })?;
             // any tokens do: time does not depend on them
             let token = |i: usize| (i * 7919 % self.config().vocab) as u32;
-            let filler: Vec<u32> = (0..depth.max(usize::from(kind == "decode"))).map(token).collect();
+            let filler: Vec<u32> = (0..before).map(token).collect();
             if !filler.is_empty() {
                 self.read(&mut session, &filler, &mut |_| true)?;
             }

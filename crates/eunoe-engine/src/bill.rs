@@ -7,7 +7,7 @@ use serde::Serialize;
 pub struct Bill {
     /// The plan as the user wrote it.
     pub plan_asked: String,
-    /// The plan in effect, every part named.
+    /// The plan in effect: policy, allocator, codec and budget; sizes that it does not name derive from the budget.
     pub plan_used: String,
     /// `full` (nothing is ever forgotten), `streaming` (evicts while reading) or `dense` (as published: reads the whole prompt, then trims).
     pub mode: &'static str,
@@ -23,6 +23,10 @@ pub struct Bill {
     pub metadata_bytes: u64,
     /// Slots dropped at once when a strip is full.
     pub step: u32,
+    /// First tokens of the text that are never dropped.
+    pub sinks: u32,
+    /// Newest tokens that are never dropped.
+    pub recent: u32,
     /// Rows stored so far, summed over the strips that a policy acts on.
     pub seen: u64,
     /// Slots held now, summed likewise.

@@ -52,6 +52,8 @@ pub struct Session {
     /// Logits after the newest row `[vocab]`; empty before the first.
     logits: Vec<f32>,
     prompt_ended: bool,
+    /// A forward pass broke off: some strips hold rows that others lack.
+    is_broken: bool,
 }
 
 impl Session {
@@ -78,6 +80,7 @@ impl Engine {
         let gguf = gguf::open(path)?;
         let threads = if options.threads == 0 { Pool::available() } else { options.threads };
         let cpu = Cpu::new(threads, options.arithmetic);
+        let threads = cpu.pool.threads();
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let template = ChatTemplate::from_gguf(&gguf)?;
         let model = Model::load(&gguf, cpu, progress)?;
@@ -114,7 +117,7 @@ impl Engine {
     /// [`Error::Limit`] when the plan cannot hold it.
     pub fn session(&self, plan: &Plan, length: Length) -> Result<Session> {
         let kv = Kv::new(self.config(), plan, self.layout(plan, length)?)?;
-        Ok(Session { kv, length, logits: Vec::new(), prompt_ended: false })
+        Ok(Session { kv, length, logits: Vec::new(), prompt_ended: false, is_broken: false })
     }
 
     /// Reads tokens of one sequence, chunk by chunk. `go_on` is asked with the tokens read so far.
@@ -156,27 +159,17 @@ impl Engine {
         go_on: GoOn<'_>,
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
-        for (first, tokens) in self.chunks(session, tokens) {
-            if !go_on(first) {
+        let mut at = 0;
+        while at < tokens.len() {
+            if !go_on(at) {
                 return Err(Error::Interrupted);
             }
-            let x = self.step(&mut [(session, tokens)], &mut NoProbe)?;
-            each(first, &x);
+            let count = (tokens.len() - at).min(self.options.chunk.max(1)).min(most_rows(session).0);
+            let x = self.step(&mut [(session, &tokens[at..at + count])], &mut NoProbe)?;
+            each(at, &x);
+            at += count;
         }
         Ok(())
-    }
-
-    /// Chunks of a text with the index of their first token. A policy that ranks by surprisal, which is known only
-    /// after a chunk, limits it to the rows that are protected anyway.
-    fn chunks<'a>(
-        &self,
-        session: &Session,
-        tokens: &'a [u32],
-    ) -> impl Iterator<Item = (usize, &'a [u32])> + use<'a> {
-        let needs = session.kv.needs();
-        let most = if needs.column == Column::Surprisal { needs.recent as usize } else { usize::MAX };
-        let chunk = self.options.chunk.clamp(1, most.max(1));
-        tokens.chunks(chunk).enumerate().map(move |(i, t)| (i * chunk, t))
     }
 
     /// One forward pass over rows of several sequences; each gets the logits after its last row. Gives the normalised
@@ -186,9 +179,13 @@ impl Engine {
     /// Those of [`Engine::read`]; the sequences of a failed pass cannot go on.
     pub fn step<P: Probe>(&self, rows: &mut [(&mut Session, &[u32])], probe: &mut P) -> Result<Vec<f32>> {
         let c = self.config();
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        rows.iter().try_for_each(|(session, new)| self.check(session, new))?;
         let (mut tokens, mut pos, mut parts) = (Vec::new(), Vec::new(), Vec::new());
         for (session, new) in rows.iter_mut() {
-            self.check(session, new)?;
+            session.is_broken = true;
             let (start, next) = (tokens.len(), session.kv.next);
             tokens.extend_from_slice(new);
             pos.extend(next..next + new.len() as u32);
@@ -201,6 +198,7 @@ impl Engine {
             let x = &x[start * c.d_model..][..new.len() * c.d_model];
             start += new.len();
             self.after(session, new, x)?;
+            session.is_broken = false;
         }
         Ok(x)
     }
@@ -216,13 +214,25 @@ impl Engine {
         if let Some(bad) = tokens.iter().find(|t| **t as usize >= vocab) {
             return Err(Error::Invalid(format!("token {bad} is not one of the model's {vocab}")));
         }
-        let (asked, have) =
-            (u64::from(session.kv.next) + tokens.len() as u64, u64::from(session.length.longest));
-        if tokens.is_empty() || asked > have {
-            let hint = "make the sequence with room for the whole text and its answer".into();
-            return Err(Error::Limit { what: "tokens of a sequence".into(), asked, have, hint });
+        if session.is_broken {
+            return Err(Error::Invalid("this sequence broke off earlier: start a new one".into()));
         }
-        Ok(())
+        if tokens.is_empty() {
+            return Err(Error::Invalid("there are no tokens to read".into()));
+        }
+        let count = tokens.len() as u64;
+        let (asked, have) = (u64::from(session.kv.next) + count, u64::from(session.length.longest));
+        let (most, what) = most_rows(session);
+        let (what, asked, have, hint) = match asked > have {
+            true => {
+                ("tokens of a sequence", asked, have, "make it with room for the whole text and its answer")
+            }
+            false => (what, count, most as u64, "read in smaller pieces"),
+        };
+        if asked <= have {
+            return Ok(());
+        }
+        Err(Error::Limit { what: what.into(), asked, have, hint: hint.into() })
     }
 
     /// Books the rows that a forward pass has stored.
@@ -234,6 +244,11 @@ impl Engine {
             self.surprise(session, first, tokens, x);
         }
         session.logits = self.model.logits(&x[x.len() - d..]);
+        if let Some(bad) = session.logits.iter().position(|l| !l.is_finite()) {
+            let why =
+                format!("logit {bad} is not a number: the weights are broken, or overflow this arithmetic");
+            return Err(Error::format("model", 0, why));
+        }
         if !session.prompt_ended && session.kv.next >= session.length.prompt {
             session.prompt_ended = true;
             session.kv.end_prompt(&self.on())?;
@@ -254,6 +269,20 @@ impl Engine {
         let rows = before.chunks_exact(vocab).zip(&tokens[1..]);
         surprisal.extend(rows.map(|(logits, token)| -log_prob(logits, *token)));
         session.kv.set_surprisal(first, &surprisal);
+    }
+}
+
+/// Most rows that one pass may read of a sequence, and what they are. Surprisal is known only after a pass, so a policy
+/// that ranks by it reads no more rows than are protected anyway; the published mode trims where the prompt ends.
+fn most_rows(session: &Session) -> (usize, &'static str) {
+    let needs = session.kv.needs();
+    let left = session.length.prompt.saturating_sub(session.kv.next) as usize;
+    match (needs.column, needs.keep) {
+        (Column::Surprisal, _) => {
+            (needs.recent.max(1) as usize, "rows at once under a policy that ranks by surprisal")
+        }
+        (_, Some(_)) if left > 0 => (left, "rows at once up to the end of the prompt"),
+        _ => (usize::MAX, "rows at once"),
     }
 }
 

@@ -3,7 +3,7 @@
 use eunoe_core::{Codec, Error, Result, Shape};
 use eunoe_kernels::strip::{SlotLayout, Strip};
 use eunoe_kv::caps::{Ask, Room, caps, dense};
-use eunoe_kv::{Budget, Claim, Column, Needs, Place, Plan, Policy};
+use eunoe_kv::{Budget, Claim, Column, Needs, Place, Plan, Policy, select};
 use eunoe_model::Config;
 
 use crate::ring::Ring;
@@ -119,7 +119,12 @@ impl Layout {
                  `a2sf(pos=rank) @ 1024tok`",
             ),
             Place::Rank => (
-                self.caps.iter().copied().max().unwrap_or(0).into(),
+                self.caps
+                    .chunks(config.kv_heads)
+                    .map(|l| self.most_slots(l))
+                    .max()
+                    .unwrap_or(0)
+                    .min(length.longest.into()),
                 "rank positions go up to the slots of a strip: give the plan a smaller budget",
             ),
         };
@@ -128,6 +133,13 @@ impl Layout {
             return Err(Error::Limit { what, asked, have: context, hint: hint.into() });
         }
         Ok(())
+    }
+
+    /// Slots of the largest strip that a layer's caps allow: where strips share them, all but the others' floors.
+    fn most_slots(&self, layer: &[u32]) -> u64 {
+        let Some(floor) = self.pooled else { return layer.iter().copied().max().unwrap_or(0).into() };
+        let all: u64 = layer.iter().map(|c| u64::from(*c)).sum();
+        all - layer.iter().skip(1).map(|c| u64::from(select::floor_slots(*c, floor))).sum::<u64>()
     }
 
     /// Most hot bytes that the sequence can come to take.

@@ -33,9 +33,9 @@ impl Ring {
         &self.pos
     }
 
-    /// Bytes it can come to take.
+    /// Bytes held now.
     pub(crate) fn bytes(&self) -> usize {
-        self.rows * (self.width + 1) * 4
+        (self.q.len() + self.pos.len()) * 4
     }
 
     /// Rows worth pushing when `rows` come at once: earlier ones would leave again.

@@ -57,6 +57,10 @@ impl Engine {
                 tokens.len()
             )));
         }
+        if plan.make_policy(u32::MAX)?.needs().keep.is_some() {
+            let why = "`prefill=dense` forgets only after the prompt, and a scored text is all prompt: score the streaming mode";
+            return Err(Error::Unsupported(why.into()));
+        }
         let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
         let mut scores = Scores::default();
         let mut done = 0; // tokens before this are scored or cannot be
@@ -85,7 +89,8 @@ impl Engine {
     ) -> Result<()> {
         let input: Vec<u32> = bos.into_iter().chain(window.iter().copied()).collect();
         let shift = input.len() - window.len();
-        let len = input.len() as u32;
+        // the last token is only predicted
+        let len = count(input.len() - 1)?;
         let mut session = self.session(plan, Length { prompt: len, longest: len })?;
         let first = done.max(start);
         self.read_rows(
@@ -105,4 +110,10 @@ impl Engine {
         scores.plan_used = bill.plan_used;
         Ok(())
     }
+}
+
+/// A number of tokens as positions count them.
+pub(crate) fn count(tokens: usize) -> Result<u32> {
+    u32::try_from(tokens)
+        .map_err(|_| Error::Invalid(format!("{tokens} tokens are more than positions can count")))
 }

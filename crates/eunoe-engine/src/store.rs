@@ -5,7 +5,7 @@ use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::ring::Ring;
 use eunoe_core::Result;
-use eunoe_kernels::attend::{Fold, LastRows, last_rows};
+use eunoe_kernels::attend::{LastRows, last_rows};
 use eunoe_kernels::rope::Rope;
 use eunoe_kernels::strip::Strip;
 use eunoe_kernels::{Isa, Pool};
@@ -149,7 +149,7 @@ impl Kv {
 
     /// Makes room for at least `step` rows in one strip: `count` slots go.
     pub(crate) fn evict(&mut self, on: &On<'_>, layer: usize, head: usize, count: usize) -> Result<()> {
-        let now = self.next_stored(layer, head);
+        let now = self.newest_pos(layer, head);
         let mut scratch = std::mem::take(&mut self.scratch);
         self.scores(on, layer, head, now, &mut scratch);
         let outcome = select::evict(&self.needs, &scratch.score, &scratch.pos, now, count, &mut scratch.list);
@@ -164,7 +164,7 @@ impl Kv {
     /// Makes room in a layer whose strips share their slots: `count` slots go in all.
     pub(crate) fn evict_pooled(&mut self, on: &On<'_>, layer: usize, floor: f32, count: usize) -> Result<()> {
         let heads = self.layers[layer].heads.len();
-        let now = self.next_stored(layer, 0);
+        let now = self.newest_pos(layer, 0);
         let mut each: Vec<Scratch> = (0..heads).map(|_| Scratch::default()).collect();
         for (h, scratch) in each.iter_mut().enumerate() {
             self.scores(on, layer, h, now, scratch);
@@ -198,8 +198,12 @@ impl Kv {
             let total: usize = over.iter().sum();
             match self.pooled {
                 Some(floor) if total > 0 => {
-                    self.layers[layer].heads.iter_mut().for_each(|h| h.cap = h.keep.unwrap_or(h.cap));
+                    // floors are shares of what is kept
+                    let heads = &mut self.layers[layer].heads;
+                    let caps: Vec<u32> = heads.iter().map(|h| h.cap).collect();
+                    heads.iter_mut().for_each(|h| h.cap = h.keep.unwrap_or(h.cap));
                     self.evict_pooled(on, layer, floor, total)?;
+                    self.layers[layer].heads.iter_mut().zip(caps).for_each(|(h, cap)| h.cap = cap);
                 }
                 _ => {
                     for (h, count) in over.into_iter().enumerate().filter(|(_, count)| *count > 0) {
@@ -261,6 +265,8 @@ impl Kv {
             cold_bytes: 0,
             metadata_bytes: rings.map(|r| r.bytes() as u64).sum(),
             step: self.needs.step,
+            sinks: self.needs.sinks,
+            recent: self.needs.recent,
             seen: sum(|h| h.seen),
             kept: sum(|h| h.kept),
             evicted: sum(|h| h.evicted),
@@ -270,7 +276,7 @@ impl Kv {
     }
 
     /// Position of the newest row in a strip.
-    fn next_stored(&self, layer: usize, head: usize) -> u32 {
+    fn newest_pos(&self, layer: usize, head: usize) -> u32 {
         let strip = &self.layers[layer].heads[head].strip;
         strip.len().checked_sub(1).map_or(0, |last| strip.pos(last))
     }
@@ -292,7 +298,7 @@ impl Kv {
                     q: ring.queries(),
                     pos: ring.positions(),
                     scale: on.scale,
-                    fold: fold(&self.needs),
+                    fold: self.needs.fold,
                     rank: on.rank(&self.needs),
                 };
                 last_rows(on.isa, on.pool, &last, column);
@@ -319,13 +325,6 @@ fn drop_slots(head: &mut Head, ledger: &mut Ledger, list: &[u32]) {
     head.strip.evict(list);
     head.evicted += list.len() as u64;
     ledger.give((list.len() * head.strip.layout().bytes()) as u64);
-}
-
-pub(crate) fn fold(needs: &Needs) -> Fold {
-    match needs.fold {
-        eunoe_kv::Fold::Sum => Fold::Sum,
-        eunoe_kv::Fold::Max => Fold::Max,
-    }
 }
 
 /// What attention over strips runs on.

@@ -44,17 +44,12 @@ fn every_truncation_is_an_error() {
 #[test]
 fn flipped_bits_never_panic() {
     let whole = LLAMA.gguf();
-    let directory = whole.len() - 200_000.min(whole.len() / 2);
     let mut random = fastrand::Rng::with_seed(3);
     for round in 0..400 {
         let mut bytes = whole.clone();
         for _ in 0..=round % 4 {
             // most of the structure lies in front of the data
-            let at = if round % 5 == 0 {
-                random.usize(..bytes.len())
-            } else {
-                random.usize(..directory.min(9000))
-            };
+            let at = if round % 5 == 0 { random.usize(..bytes.len()) } else { random.usize(..9000) };
             bytes[at] ^= 1 << random.u32(..8);
         }
         let Ok(engine) = open(&bytes) else { continue };

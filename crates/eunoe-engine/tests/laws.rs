@@ -136,6 +136,54 @@ fn the_published_mode_sees_the_prompt_whole_and_trims_it_at_its_end() {
 }
 
 #[test]
+fn the_published_mode_trims_where_the_prompt_ends_in_any_chunks_and_shares() {
+    let (one, all, tokens) = (LLAMA.open(2, 1), LLAMA.open(2, 512), text(110));
+    let length = Length { prompt: 100, longest: 110 };
+    for (plan_text, per_layer) in [
+        ("snapkv(prefill=dense, keep=40, window=8) | ada", 100),
+        ("snapkv(prefill=dense, keep=40, window=39) | ada", 100),
+        ("h2o(prefill=dense, keep=40, evict=off) | pyramid", 0),
+        ("a2sf(prefill=dense, keep=40, step=1, recent=4) | ada", 80),
+        ("h2o(prefill=dense, keep=40)", 0),
+    ] {
+        let [a, b] = [&one, &all].map(|engine| {
+            let mut session = engine.session(&plan(plan_text), length).unwrap();
+            engine.read(&mut session, &tokens, &mut |_| true).unwrap();
+            session
+        });
+        assert_eq!((bits(&a), kept(&one, &a)), (bits(&b), kept(&all, &b)), "{plan_text}");
+        for layer in kept(&one, &a).chunks(2).filter(|_| per_layer > 0) {
+            assert_eq!(layer.iter().map(Vec::len).sum::<usize>(), per_layer, "{plan_text}");
+        }
+    }
+}
+
+#[test]
+fn what_a_sequence_cannot_take_at_once_is_refused() {
+    let engine = LLAMA.open(1, 512);
+    let tokens = text(200);
+    let length = Length { prompt: 200, longest: 210 };
+    for (plan_text, rows) in [("sirllm @ 64tok", 17), ("h2o(prefill=dense, keep=40)", 201), ("full", 211)] {
+        let mut session = engine.session(&plan(plan_text), length).unwrap();
+        let many: Vec<u32> = tokens.iter().copied().cycle().take(rows).collect();
+        assert!(engine.step(&mut [(&mut session, &many)], &mut NoProbe).is_err(), "{plan_text}");
+        assert!(engine.step(&mut [(&mut session, &[])], &mut NoProbe).is_err(), "{plan_text}");
+        assert!(engine.step(&mut [(&mut session, &[9999])], &mut NoProbe).is_err(), "{plan_text}");
+        engine.step(&mut [(&mut session, &many[..5])], &mut NoProbe).unwrap();
+    }
+    assert!(engine.step(&mut [], &mut NoProbe).unwrap().is_empty());
+    let dense =
+        engine
+            .score(&plan("h2o(prefill=dense, keep=9)"), &tokens, eunoe_engine::Windows::Whole, &mut |_| true);
+    assert!(dense.unwrap_err().to_string().contains("streaming"));
+    let wide = "a2sf(pos=rank) | ada @ 4096tok";
+    assert!(
+        engine.session(&plan(wide), Length { prompt: 9000, longest: 9000 }).is_err(),
+        "a strip may grow past the window"
+    );
+}
+
+#[test]
 fn what_cannot_hold_is_refused_with_both_numbers() {
     let engine = LLAMA.open(1, 64);
     let length = |n| Length { prompt: n, longest: n };

@@ -22,6 +22,7 @@ pub use budget::Budget;
 pub use plan::Plan;
 pub use policies::PolicyEntry;
 
+pub use eunoe_core::Fold;
 use eunoe_core::{Card, Shape};
 
 /// A slot's name is its absolute token position: stable under eviction. Slot order is position order.
@@ -44,15 +45,6 @@ pub enum Column {
     },
     /// `-ln P(token | what came before)`, known after the forward pass of the token.
     Surprisal,
-}
-
-/// How the query heads that share a KV head are folded into its column: row by row, before rows are added up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fold {
-    /// Sum (ranks as the mean does).
-    Sum,
-    /// Maximum.
-    Max,
 }
 
 /// Which positions the model sees for the slots of a strip.

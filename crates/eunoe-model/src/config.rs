@@ -113,7 +113,7 @@ impl Config {
             head_dim,
             vocab: vocab(gguf)?,
             context: size("context_length")?,
-            rms_eps: gguf.f32(&key("attention.layer_norm_rms_epsilon"))?,
+            rms_eps: epsilon(gguf, &key("attention.layer_norm_rms_epsilon"))?,
             gate: if gemma { Gate::Gelu } else { Gate::Silu },
             embed_scale: if gemma { (d_model as f32).sqrt() } else { 1.0 },
             attn_scale: attn_scale(gemma && layers == 62, d_model, heads, head_dim),
@@ -144,6 +144,13 @@ impl Config {
     pub fn sliding_rope(&self) -> Result<Option<Rope>> {
         let rope = |s: Sliding| Rope::new(self.rope.style, self.rope.dims, s.rope_base, 1.0, None);
         self.sliding.map(rope).transpose()
+    }
+}
+
+fn epsilon(gguf: &Gguf, key: &str) -> Result<f32> {
+    match gguf.f32(key)? {
+        e if e.is_finite() && e >= 0.0 => Ok(e),
+        e => Err(Error::format(format!("`{key}`"), 0, format!("expected a number from 0 up, got {e}"))),
     }
 }
 
@@ -186,7 +193,10 @@ fn sliding(gguf: &Gguf, key: impl Fn(&str) -> String) -> Result<Option<Sliding>>
 fn rope(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<RopeConfig> {
     let key = |name: &str| format!("{arch}.rope.{name}");
     let factor = match gguf.opt_str(&key("scaling.type"))? {
-        None => gguf.opt_f32(&key("scale_linear"))?.unwrap_or(1.0),
+        None => match gguf.opt_f32(&key("scaling.factor"))? {
+            Some(factor) => factor,
+            None => gguf.opt_f32(&key("scale_linear"))?.unwrap_or(1.0),
+        },
         Some("none") => 1.0,
         Some("linear") => gguf.f32(&key("scaling.factor"))?,
         Some(other) => {
@@ -204,6 +214,9 @@ fn rope(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<RopeConfig> {
         true => Some(crate::weights::floats(gguf, "rope_freqs.weight", dims / 2)?),
         false => None,
     };
+    if let Some(bad) = factors.iter().flatten().find(|f| !(f.is_finite() && **f > 0.0)) {
+        return Err(Error::format("`rope_freqs.weight`", 0, format!("a factor of {bad} is not above 0")));
+    }
     let style = if arch == "llama" { Style::Norm } else { Style::Neox };
     Ok(RopeConfig { style, dims, base: f64::from(base), scale: 1.0 / f64::from(factor), factors })
 }

@@ -9,7 +9,7 @@ use eunoe_kernels::matmul::Packed;
 use eunoe_kernels::rope::Rope;
 use std::collections::HashSet;
 
-/// The weights of one block. `w` of a [`Linear`] is `[outputs, inputs]`.
+/// The weights of one block; each is `[outputs, inputs]`.
 pub struct Layer<W> {
     /// Norm before attention.
     pub attn_norm: Vec<f32>,

@@ -99,6 +99,8 @@ mod tests {
             cold_bytes: 0,
             metadata_bytes: 0,
             step: 64,
+            sinks: 4,
+            recent: 32,
             seen: 8000,
             kept: 3000,
             evicted: 5000,

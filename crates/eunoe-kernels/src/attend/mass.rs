@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use eunoe_core::Fold;
+
 use crate::isa::Isa;
 use crate::pool::{Pool, Shards};
 use crate::rope::Rope;
@@ -15,15 +17,6 @@ use super::{Heads, columns, partition};
 
 /// Slots of one task: its columns are touched by no other.
 const TASK_SLOTS: usize = 4 * TILE;
-
-/// How the query heads of one group fold into one mass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fold {
-    /// The sum over the group.
-    Sum,
-    /// The largest of the group.
-    Max,
-}
 
 /// What a row does to the mass of the slots that it sees.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -28,7 +28,8 @@ use crate::pool::{Pool, Shards};
 use crate::rope::Rope;
 use crate::strip::Strip;
 
-pub use mass::{Fold, LastRows, RecordRun, Rule, last_rows, record};
+pub use eunoe_core::Fold;
+pub use mass::{LastRows, RecordRun, Rule, last_rows, record};
 
 use rows::{Queries, Rows};
 use scratch::Scratch;

@@ -147,7 +147,9 @@ fn quantise_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], Scale) {
     }
     let peak = peaks.iter().fold(0.0f32, |a, b| a.max(*b));
     let taint: f32 = taint.iter().sum();
-    let inverse = if peak > 0.0 && taint == 0.0 { 127.0 / peak } else { 0.0 };
+    // a block too small for its inverse counts as 0
+    let inverse = 127.0 / peak;
+    let inverse = if taint == 0.0 && inverse.is_finite() { inverse } else { 0.0 };
     let mut q = [0i8; BLOCK];
     let mut sums = [0i32; 2];
     for i in 0..BLOCK {

@@ -40,6 +40,9 @@ pub enum Arithmetic {
 /// When shapes disagree.
 pub fn matmul(isa: Isa, pool: &Pool, weights: &[&Packed], x: &Acts, outs: &mut [&mut [f32]]) {
     assert_eq!(weights.len(), outs.len(), "one output per weight");
+    if x.rows() == 0 {
+        return;
+    }
     let mut chunks = Vec::new(); // (weight, first group, groups)
     for (i, w) in weights.iter().enumerate() {
         assert_eq!(w.cols(), x.cols(), "inputs of {w:?}");

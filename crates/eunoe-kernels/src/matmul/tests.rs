@@ -149,6 +149,12 @@ fn inputs_that_are_not_finite_stay_so() {
 }
 
 #[test]
+fn inputs_too_small_to_divide_by_count_as_zero() {
+    let w = Packed::new(&Pool::new(1), Dtype::Q8_0, 1, 32, &weights(Dtype::Q8_0, 1, 32)).unwrap();
+    assert_eq!(run(Isa::detect(), 1, &w, &[1e-38; 32], Arithmetic::Fast), [0.0]);
+}
+
+#[test]
 fn shapes_that_do_not_fit_are_errors() {
     let pool = Pool::new(1);
     for (rows, cols, len) in [(1, 33, 18), (0, 32, 0), (2, 32, 35), (usize::MAX, 32, 18)] {

@@ -40,7 +40,8 @@ pub(crate) fn encode(codec: Codec, x: &[f32], out: &mut [u8]) {
 /// Quantises against the scale as it is stored, so that rounding the scale costs no accuracy.
 fn encode_block(x: &[f32; BLOCK], out: &mut [u8; BLOCK_BYTES]) {
     let peak = x.iter().fold(0.0f32, |peak, v| peak.max(v.abs()));
-    let scale = f16::from_f32(peak / 127.0);
+    let taint: f32 = x.iter().map(|v| v * 0.0).sum(); // NaN once a value is not finite
+    let scale = f16::from_f32(peak / 127.0 + taint);
     let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
     let (head, bytes) = out.split_at_mut(2);
     head.copy_from_slice(&scale.to_bits().to_ne_bytes());

@@ -95,7 +95,13 @@ fn room(engine: &Engine, asked: Option<&Plan>, given: Option<u64>) -> Result<(Pl
     const LONGEST: u32 = 1 << 20;
     let plan = asked.cloned().map_or_else(|| Plan::parse("full"), Ok)?;
     let context = u32::try_from(engine.config().context)?;
-    let by_rank = plan.make_policy(u32::MAX)?.needs().place == Place::Rank && plan.budget.is_some();
+    let needs = plan.make_policy(u32::MAX)?.needs();
+    if needs.keep.is_some() {
+        bail!(
+            "`prefill=dense` forgets once, where a prompt ends, and a conversation goes on: chat with the streaming mode"
+        );
+    }
+    let by_rank = needs.place == Place::Rank && plan.budget.is_some();
     let most = if by_rank { LONGEST } else { context };
     let allowed = memory::allowed(given)?;
     let fits = |longest: u32| {

@@ -42,8 +42,8 @@ const LIMIT: f64 = 100.0;
 /// Tokens by which the machine's speed is measured.
 const TRIAL: usize = 512;
 /// What `full` and the three plans after it cost, in readings of the whole text at the trial's speed: attention makes
-/// `full` twice as dear at this length.
-const READINGS: f64 = 5.0;
+/// `full` three times as dear at this length, the others half as dear again.
+const READINGS: f64 = 8.0;
 
 /// The main job on real input: one text read under full memory and under less, and what the forgetting cost
 ///
