@@ -30,12 +30,12 @@ const PLANS: [&str; 9] = [
     "full",
     "streaming_llm @ 12.5%",
     "a2sf @ 12.5%",
-    "snapkv @ 12.5%",
-    "h2o @ 12.5%",
     "a2sf @ 3.125%",
+    "snapkv @ 12.5%",
+    "streaming_llm @ 3.125%",
+    "h2o @ 12.5%",
     "sirllm @ 12.5%",
     "random @ 12.5%",
-    "snapkv @ 3.125%",
 ];
 /// No run is begun that would end later, going by those before it.
 const LIMIT: f64 = 100.0;
