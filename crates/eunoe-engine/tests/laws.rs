@@ -222,6 +222,23 @@ fn sliding_layers_hold_their_window_and_are_no_forgetting() {
 }
 
 #[test]
+fn every_token_but_the_first_is_scored_once_in_any_windows() {
+    use eunoe_engine::Windows::{Sliding, Whole};
+    let (engine, tokens) = (LLAMA.open(1, 16), text(60));
+    let want: Vec<usize> = (1..60).collect();
+    for windows in [
+        Whole,
+        Sliding { ctx: 16, stride: 16 },
+        Sliding { ctx: 16, stride: 5 },
+        Sliding { ctx: 90, stride: 90 },
+    ] {
+        let scores = engine.score(&plan("full"), &tokens, windows, &mut |_| true).unwrap();
+        let scored: Vec<usize> = scores.nll.iter().map(|(token, _)| *token).collect();
+        assert_eq!(scored, want, "{windows:?}");
+    }
+}
+
+#[test]
 fn surprisals_in_the_slots_sum_to_the_loss_of_the_text() {
     let (engine, tokens) = (LLAMA.open(1, 16), text(60));
     let session = read(&engine, "sirllm @ 4096tok", &tokens);
