@@ -48,7 +48,11 @@ impl Engine {
     pub fn score(&self, plan: &Plan, tokens: &[u32], windows: Windows, progress: GoOn<'_>) -> Result<Scores> {
         let (ctx, stride) = match windows {
             Windows::Whole => (tokens.len(), tokens.len()),
-            Windows::Sliding { ctx, stride } => (ctx.min(tokens.len()), stride),
+            // a text shorter than a window is one window; a stride beyond the window stays an error
+            Windows::Sliding { ctx, stride } if stride <= ctx => {
+                (ctx.min(tokens.len()), stride.min(tokens.len()))
+            }
+            Windows::Sliding { ctx, stride } => (ctx, stride),
         };
         if tokens.len() < 2 || ctx < 2 || stride == 0 || stride > ctx {
             return Err(Error::Invalid(format!(
