@@ -1,37 +1,80 @@
 //! Inputs of a matrix product, interleaved in tiles of 1, 4 or 8 rows so that a kernel reads them in order.
 
-use super::{Arithmetic, BLOCK};
+use super::panel::BIAS;
+use super::{Arithmetic, BLOCK, LANES};
 use crate::pool::Shards;
 use crate::{Isa, Pool};
+use std::cell::RefCell;
+
+/// Sums of a widest tile, 16 weight rows each.
+pub(super) type Sums = [[f32; LANES]; Acts::MAX_WIDTH];
 
 /// Inputs `[rows, cols]`, as 8-bit blocks or as floats.
 pub struct Acts {
     rows: usize,
     cols: usize,
     width: usize,
-    /// `[tile][block][4-byte group 0..8][row of the tile][4]`; empty for floats.
+    is_quantised: bool,
+    memory: Memory,
+}
+
+/// Kept from one matrix product to the next: fresh memory would cost a page fault per 4 KiB.
+#[derive(Default)]
+struct Memory {
+    /// `[tile][block][4-byte group 0..8][row of the tile][4]`
     quants: Vec<i8>,
-    /// `[tile][block][row of the tile]`: scale, sum of the first 16 quants, sum of the last 16.
-    scales: Vec<Scale>,
-    /// `[tile][col][row of the tile]`; empty for quants.
+    /// `[tile][block][d, d * sum of the quants][row of the tile]`
+    scales: Vec<f32>,
+    /// `[tile][block][half block][row of the tile]`: sums of the quants, times -`BIAS`.
+    starts: Vec<i32>,
+    /// `[tile][col][row of the tile]`
     floats: Vec<f32>,
 }
 
-/// What a kernel needs of one block of one row besides its quants.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-pub(crate) struct Scale {
-    pub(crate) d: f32,
-    pub(crate) sums: [i32; 2],
+thread_local! {
+    static SPARE: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One tile of quantised inputs.
+impl Drop for Acts {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        // a thread that is ending keeps nothing
+        let _ = SPARE.try_with(|spare| spare.borrow_mut().push(memory));
+    }
+}
+
+/// Makes `x` at least `len` long, keeping what it holds.
+fn grow<T: Clone + Default>(x: &mut Vec<T>, len: usize) -> &mut [T] {
+    if x.len() < len {
+        x.resize(len, T::default());
+    }
+    &mut x[..len]
+}
+
+/// Blocks of one tile of quantised inputs.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
+    width: usize,
     /// `[block][8][width][4]`
     pub(crate) quants: &'a [i8],
-    /// `[block][width]`
-    pub(crate) scales: &'a [Scale],
+    /// `[block][2][width]`
+    pub(crate) scales: &'a [f32],
+    /// `[block][2][width]`
+    pub(crate) starts: &'a [i32],
+}
+
+impl Tile<'_> {
+    /// `count` blocks from `first` on.
+    #[inline(always)]
+    pub(super) fn from(self, first: usize, count: usize) -> Self {
+        let width = self.width;
+        Self {
+            width,
+            quants: &self.quants[first * BLOCK * width..][..count * BLOCK * width],
+            scales: &self.scales[first * 2 * width..][..count * 2 * width],
+            starts: &self.starts[first * 2 * width..][..count * 2 * width],
+        }
+    }
 }
 
 impl Acts {
@@ -57,32 +100,48 @@ impl Acts {
             2..=4 => 4,
             _ => Self::MAX_WIDTH,
         };
-        let (tiles, blocks) = (rows.div_ceil(width), cols.div_ceil(BLOCK));
-        let mut acts = Self { rows, cols, width, quants: vec![], scales: vec![], floats: vec![] };
-        if arithmetic == Arithmetic::Fast && quantised_weights {
-            acts.quants = vec![0; tiles * blocks * BLOCK * width];
-            acts.scales = vec![Scale::default(); tiles * blocks * width];
-            let (quants, scales) = (Shards::new(&mut acts.quants), Shards::new(&mut acts.scales));
-            pool.run(tiles, &|tile| {
-                let (q, s) = (blocks * BLOCK * width, blocks * width);
-                // SAFETY: one task per tile, and tiles are disjoint; both vectors outlive the loop.
-                let (q, s) = unsafe { (quants.part(tile * q, q), scales.part(tile * s, s)) };
-                let rows = &x[tile * width * cols..x.len().min((tile + 1) * width * cols)];
-                isa.run(
-                    #[inline(always)]
-                    || quantise(rows, cols, width, q, s),
-                );
-            });
-        } else {
-            acts.floats = vec![0.0; tiles * cols * width];
-            for (r, row) in x.chunks_exact(cols).enumerate() {
-                let base = r / width * cols * width + r % width;
-                for (k, v) in row.iter().enumerate() {
-                    acts.floats[base + k * width] = *v;
-                }
-            }
+        let memory = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let is_quantised = arithmetic == Arithmetic::Fast && quantised_weights;
+        let mut acts = Self { rows, cols, width, is_quantised, memory };
+        match is_quantised {
+            true => acts.fill_quants(isa, pool, x),
+            false => acts.fill_floats(pool, x),
         }
         acts
+    }
+
+    fn fill_quants(&mut self, isa: Isa, pool: &Pool, x: &[f32]) {
+        let (width, cols, tiles, blocks) = (self.width, self.cols, self.tiles(), self.blocks());
+        let (q, s) = (blocks * BLOCK * width, blocks * 2 * width);
+        let quants = Shards::new(grow(&mut self.memory.quants, tiles * q));
+        let scales = Shards::new(grow(&mut self.memory.scales, tiles * s));
+        let starts = Shards::new(grow(&mut self.memory.starts, tiles * s));
+        pool.run(tiles, &|tile| {
+            // SAFETY: one task per tile, and tiles are disjoint; the vectors outlive the loop.
+            let (quants, scales, starts) =
+                unsafe { (quants.part(tile * q, q), scales.part(tile * s, s), starts.part(tile * s, s)) };
+            let rows = &x[tile * width * cols..x.len().min((tile + 1) * width * cols)];
+            isa.run(
+                #[inline(always)]
+                || quantise(rows, cols, width, quants, scales, starts),
+            );
+        });
+    }
+
+    fn fill_floats(&mut self, pool: &Pool, x: &[f32]) {
+        let (width, cols) = (self.width, self.cols);
+        let tiles = self.tiles();
+        let floats = Shards::new(grow(&mut self.memory.floats, tiles * cols * width));
+        pool.run(tiles, &|tile| {
+            // SAFETY: one task per tile, and tiles are disjoint; the vector outlives the loop.
+            let floats = unsafe { floats.part(tile * cols * width, cols * width) };
+            let rows = &x[tile * width * cols..x.len().min((tile + 1) * width * cols)];
+            for (t, row) in rows.chunks_exact(cols).enumerate() {
+                for (k, v) in row.iter().enumerate() {
+                    floats[k * width + t] = *v;
+                }
+            }
+        });
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -101,34 +160,51 @@ impl Acts {
         self.rows.div_ceil(self.width)
     }
 
+    /// Blocks of a row.
+    pub(crate) fn blocks(&self) -> usize {
+        self.cols.div_ceil(BLOCK)
+    }
+
     pub(crate) fn is_quantised(&self) -> bool {
-        !self.scales.is_empty()
+        self.is_quantised
     }
 
     pub(crate) fn quantised(&self, tile: usize) -> Tile<'_> {
-        let per_tile = self.cols.div_ceil(BLOCK) * self.width;
+        let (width, blocks, memory) = (self.width, self.blocks(), &self.memory);
         Tile {
-            quants: &self.quants[tile * per_tile * BLOCK..][..per_tile * BLOCK],
-            scales: &self.scales[tile * per_tile..][..per_tile],
+            width,
+            quants: &memory.quants[tile * blocks * BLOCK * width..][..blocks * BLOCK * width],
+            scales: &memory.scales[tile * blocks * 2 * width..][..blocks * 2 * width],
+            starts: &memory.starts[tile * blocks * 2 * width..][..blocks * 2 * width],
         }
     }
 
     /// `[col][width]`
     pub(crate) fn floats(&self, tile: usize) -> &[f32] {
         let per_tile = self.cols * self.width;
-        &self.floats[tile * per_tile..][..per_tile]
+        &self.memory.floats[tile * per_tile..][..per_tile]
     }
 }
 
 /// Quantises the rows of one tile: per block of 32, `d = max|x| / 127`, `q = round(x / d)`, ties to even.
 #[inline(always)]
-fn quantise(rows: &[f32], cols: usize, width: usize, quants: &mut [i8], scales: &mut [Scale]) {
+fn quantise(
+    rows: &[f32],
+    cols: usize,
+    width: usize,
+    quants: &mut [i8],
+    scales: &mut [f32],
+    starts: &mut [i32],
+) {
     for (t, row) in rows.chunks_exact(cols).enumerate() {
         for (b, values) in row.chunks(BLOCK).enumerate() {
             let mut block = [0.0f32; BLOCK];
             block[..values.len()].copy_from_slice(values);
-            let (q, scale) = quantise_block(&block);
-            scales[b * width + t] = scale;
+            let (q, d, sums) = quantise_block(&block);
+            scales[2 * b * width + t] = d;
+            scales[(2 * b + 1) * width + t] = d * (sums[0] + sums[1]) as f32;
+            starts[2 * b * width + t] = -BIAS * sums[0];
+            starts[(2 * b + 1) * width + t] = -BIAS * sums[1];
             for (g, four) in q.chunks_exact(4).enumerate() {
                 quants[((b * 8 + g) * width + t) * 4..][..4].copy_from_slice(four);
             }
@@ -136,8 +212,9 @@ fn quantise(rows: &[f32], cols: usize, width: usize, quants: &mut [i8], scales: 
     }
 }
 
+/// Quants, scale and the sums of the half blocks.
 #[inline(always)]
-fn quantise_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], Scale) {
+fn quantise_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32, [i32; 2]) {
     /// Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let (mut peaks, mut taint) = ([0.0f32; 8], [0.0f32; 8]);
@@ -159,5 +236,5 @@ fn quantise_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], Scale) {
         sums[i / 16] += v;
     }
     // a block that is not finite must not turn into a plausible number
-    (q, Scale { d: peak / 127.0 + taint, sums })
+    (q, peak / 127.0 + taint, sums)
 }

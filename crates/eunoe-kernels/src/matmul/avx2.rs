@@ -1,33 +1,46 @@
 //! AVX2: two halves of 8 rows, four inputs at a time.
 
-use super::acts::Tile;
-use super::pack::{Group, header_bytes};
-use super::{LANES, offset, scale};
+use super::acts::{Sums, Tile};
+use super::pack::{CHUNK, Chunk, Group, header_bytes};
+use super::panel::{BIAS, PanelBlock, is_biased};
+use super::{LANES, Task, first_rows, offset, scale};
 use std::arch::x86_64::*;
 
-/// As `scalar::int_sums`.
+/// As `scalar::direct`.
 ///
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
+pub(super) unsafe fn direct<const BITS: usize, const SCALE: u8, const T: usize>(
+    task: &Task<'_>,
+    sums: &mut [Sums],
+) {
+    for (group, tile, sums) in task.cells(sums) {
+        // SAFETY: the caller's promise.
+        unsafe { int_sums::<BITS, SCALE, T>(task.w.group(group), task.x.quantised(tile), first_rows(sums)) };
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
     g: Group<'_>,
     x: Tile<'_>,
     sums: &mut [[f32; LANES]; T],
 ) {
-    assert!(g.quants.len() == g.blocks * BITS * 64 && x.quants.len() == g.blocks * 32 * T);
-    assert!(x.scales.len() == g.blocks * T);
+    assert!(x.quants.len() == g.blocks * 32 * T);
+    assert!(x.scales.len() == g.blocks * 2 * T && x.starts.len() == g.blocks * 2 * T);
     for side in 0..2 {
         let mut acc = [_mm256_setzero_ps(); T];
         for b in 0..g.blocks {
-            // SAFETY: block `b` of the quants, scales and inputs is inside the slices, by the assertions above and
-            // by `group_bytes`, which sizes the scales; `side * 32` is the second half of each 64-byte vector.
+            let chunk = g.chunk(BITS, SCALE, b / CHUNK);
+            // SAFETY: `Group::chunk` sized quants and scales for its blocks, of which `side * 32` is the second half
+            // of each vector; the inputs hold as many blocks as the group, by the assertions above.
             unsafe {
-                let quants = g.quants.as_ptr().add(b * BITS * 64 + side * 32);
-                let s = Scales::load::<SCALE>(g, b, side);
+                let quants = chunk.quants.as_ptr().add(b % CHUNK * BITS * 64 + side * 32);
+                let s = Scales::load::<SCALE>(chunk, b % CHUNK, side);
                 for t in 0..T {
                     let input = x.quants.as_ptr().add(b * 32 * T + t * 4);
-                    let scale_of = &x.scales[b * T + t];
                     let mut dot = [_mm256_setzero_si256(); 2];
                     for k in 0..8 {
                         let four = input.add(k * T * 4).cast::<i32>().read_unaligned();
@@ -36,29 +49,66 @@ pub(super) unsafe fn int_sums<const BITS: usize, const SCALE: u8, const T: usize
                     }
                     for h in 0..2 {
                         // 8-bit weights are read as signed bytes: their offset is gone already
-                        let offset = if BITS == 8 { 0 } else { offset(BITS, SCALE) };
-                        dot[h] = _mm256_sub_epi32(dot[h], _mm256_set1_epi32(offset * scale_of.sums[h]));
+                        if BITS < 8 && offset(BITS, SCALE) > 0 {
+                            let start = x.starts[(2 * b + h) * T + t] / (BIAS / offset(BITS, SCALE));
+                            dot[h] = _mm256_add_epi32(dot[h], _mm256_set1_epi32(start));
+                        }
                     }
-                    let int = if SCALE == scale::HALVES {
-                        _mm256_add_epi32(
-                            _mm256_mullo_epi32(dot[0], s.halves[0]),
-                            _mm256_mullo_epi32(dot[1], s.halves[1]),
-                        )
-                    } else {
-                        _mm256_add_epi32(dot[0], dot[1])
-                    };
-                    let weight = _mm256_mul_ps(s.weight, _mm256_set1_ps(scale_of.d));
-                    acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(int), weight, acc[t]);
-                    if matches!(SCALE, scale::AFFINE | scale::SUPER) {
-                        let sum = scale_of.d * (scale_of.sums[0] + scale_of.sums[1]) as f32;
-                        acc[t] = _mm256_fmadd_ps(s.min, _mm256_set1_ps(sum), acc[t]);
-                    }
+                    let scales = [x.scales[2 * b * T + t], x.scales[(2 * b + 1) * T + t]];
+                    acc[t] = s.add::<SCALE>(dot, scales, acc[t]);
                 }
             }
         }
         for t in 0..T {
             // SAFETY: a row of sums is 16 floats, 8 a side.
             unsafe { _mm256_storeu_ps(sums[t].as_mut_ptr().add(side * 8), acc[t]) };
+        }
+    }
+}
+
+/// As `scalar::panel_sums`.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn panel_sums<const SCALE: u8>(panel: &[PanelBlock], x: Tile<'_>, sums: &mut Sums) {
+    const WIDTH: usize = 8;
+    /// Rows whose sums stay in registers.
+    const T: usize = 4;
+    assert!(x.quants.len() == panel.len() * 32 * WIDTH && x.scales.len() == panel.len() * 2 * WIDTH);
+    for (side, first) in [(0, 0), (0, T), (1, 0), (1, T)] {
+        let mut acc = [_mm256_setzero_ps(); T];
+        // SAFETY: a row of sums is 16 floats, 8 a side, as are the scales of a panel; the inputs hold as many blocks
+        // as the panel, by the assertions above.
+        unsafe {
+            for t in 0..T {
+                acc[t] = _mm256_loadu_ps(sums[first + t].as_ptr().add(side * 8));
+            }
+            for (b, w) in panel.iter().enumerate() {
+                let s = Scales::of_panel(w, side);
+                let mut dot = [[_mm256_setzero_si256(); 2]; T];
+                for k in 0..8 {
+                    let quants = _mm256_load_si256(w.quants[k].as_ptr().add(side * 32).cast());
+                    for t in 0..T {
+                        let four = x.quants.as_ptr().add(((b * 8 + k) * WIDTH + first + t) * 4);
+                        let four = _mm256_set1_epi32(four.cast::<i32>().read_unaligned());
+                        // what has a bias is read as signed bytes: the bias is gone already
+                        let products = if is_biased(SCALE) {
+                            products::<8>(quants, four)
+                        } else {
+                            products::<4>(quants, four)
+                        };
+                        dot[t][k / 4] = _mm256_add_epi32(dot[t][k / 4], products);
+                    }
+                }
+                for t in 0..T {
+                    let at = 2 * b * WIDTH + first + t;
+                    acc[t] = s.add::<SCALE>(dot[t], [x.scales[at], x.scales[at + WIDTH]], acc[t]);
+                }
+            }
+            for t in 0..T {
+                _mm256_storeu_ps(sums[first + t].as_mut_ptr().add(side * 8), acc[t]);
+            }
         }
     }
 }
@@ -71,29 +121,60 @@ struct Scales {
 }
 
 impl Scales {
-    /// # Safety
-    /// `b` is a block of `g`, `side` is 0 or 1.
+    /// `acc` after one block: its integer sums by halves, the inputs' scale, and that times the sum of their quants.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn load<const SCALE: u8>(g: Group<'_>, b: usize, side: usize) -> Self {
+    fn add<const SCALE: u8>(&self, dot: [__m256i; 2], [d, d_sum]: [f32; 2], acc: __m256) -> __m256 {
+        let int = if SCALE == scale::HALVES {
+            let low = _mm256_mullo_epi32(dot[0], self.halves[0]);
+            _mm256_add_epi32(low, _mm256_mullo_epi32(dot[1], self.halves[1]))
+        } else {
+            _mm256_add_epi32(dot[0], dot[1])
+        };
+        let weight = _mm256_mul_ps(self.weight, _mm256_set1_ps(d));
+        let acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(int), weight, acc);
+        if is_biased(SCALE) { acc } else { _mm256_fmadd_ps(self.min, _mm256_set1_ps(d_sum), acc) }
+    }
+
+    /// # Safety
+    /// `side` is 0 or 1.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn of_panel(w: &PanelBlock, side: usize) -> Self {
+        // SAFETY: each of these arrays is 16 wide, 8 a side, and a panel's blocks are aligned.
+        unsafe {
+            let float = |x: &[f32; LANES]| _mm256_load_ps(x.as_ptr().add(side * 8));
+            let half = |x: &[i32; LANES]| _mm256_load_si256(x.as_ptr().add(side * 8).cast());
+            Self {
+                weight: float(&w.weight),
+                min: float(&w.min),
+                halves: [half(&w.halves[0]), half(&w.halves[1])],
+            }
+        }
+    }
+
+    /// # Safety
+    /// `b` is a block of `chunk`, `side` is 0 or 1.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load<const SCALE: u8>(chunk: Chunk<'_>, b: usize, side: usize) -> Self {
         let zero = _mm256_setzero_ps();
         let mut s = Self { weight: zero, min: zero, halves: [_mm256_setzero_si256(); 2] };
-        // SAFETY: the caller's promise; `group_bytes` sizes the region that these offsets address.
+        // SAFETY: the caller's promise; `pack::scale_bytes` sizes the region that these offsets address.
         unsafe {
-            let p = g.scales.as_ptr();
+            let p = chunk.scales.as_ptr();
             let half = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(p.add(at + side * 16).cast()));
             match SCALE {
                 scale::PLAIN => s.weight = half(b * 32),
                 scale::AFFINE => (s.weight, s.min) = (half(b * 64), half(b * 64 + 32)),
                 _ => {
-                    let header = header_bytes(SCALE);
-                    let sc = p.add(header * g.blocks.div_ceil(8) + b * 32 + side * 8);
+                    let sc = p.add(header_bytes(SCALE) + b * 32 + side * 8);
                     let bytes = [_mm_loadl_epi64(sc.cast()), _mm_loadl_epi64(sc.add(16).cast())];
-                    s.weight = half(b / 8 * header);
+                    s.weight = half(0);
                     if SCALE == scale::SUPER {
                         let float = |v: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v));
                         s.weight = _mm256_mul_ps(s.weight, float(bytes[0]));
-                        let min = _mm256_mul_ps(half(b / 8 * header + 32), float(bytes[1]));
+                        let min = _mm256_mul_ps(half(32), float(bytes[1]));
                         s.min = _mm256_xor_ps(min, _mm256_set1_ps(-0.0));
                     } else {
                         s.halves = [_mm256_cvtepi8_epi32(bytes[0]), _mm256_cvtepi8_epi32(bytes[1])];

@@ -11,6 +11,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod pack;
+mod panel;
 mod scalar;
 
 pub use acts::Acts;
@@ -18,7 +19,10 @@ pub use pack::Packed;
 
 use crate::pool::Shards;
 use crate::{Isa, Pool};
+use acts::Sums;
 use eunoe_core::Dtype;
+use std::cell::RefCell;
+use std::ops::Range;
 
 /// Rows of one group: the lanes of a 512-bit vector.
 pub(crate) const LANES: usize = 16;
@@ -34,6 +38,11 @@ pub enum Arithmetic {
     Fast,
 }
 
+/// Most groups of one task: their rows share the inputs in the second-level cache.
+const MOST_GROUPS: usize = 8;
+/// Tiles from which unpacking weights to panels pays.
+const PANEL_TILES: usize = 3;
+
 /// Computes several products of the same inputs in one parallel loop; `outs[i]` is `[rows of x, rows of weights[i]]`.
 ///
 /// # Panics
@@ -43,119 +52,148 @@ pub fn matmul(isa: Isa, pool: &Pool, weights: &[&Packed], x: &Acts, outs: &mut [
     if x.rows() == 0 {
         return;
     }
-    let mut chunks = Vec::new(); // (weight, first group, groups)
+    let groups: usize = weights.iter().map(|w| w.groups()).sum();
+    let step = groups.div_ceil(8 * pool.threads()).clamp(1, MOST_GROUPS);
+    let mut tasks = Vec::new();
     for (i, w) in weights.iter().enumerate() {
         assert_eq!(w.cols(), x.cols(), "inputs of {w:?}");
         assert!(!x.is_quantised() || w.is_quantised(), "{w:?} takes float inputs");
         assert_eq!(outs[i].len(), x.rows() * w.rows(), "outputs of {w:?}");
-        let step = w.groups().div_ceil(4 * pool.threads()).clamp(1, 8);
-        chunks.extend((0..w.groups()).step_by(step).map(|g| (i, g, step.min(w.groups() - g))));
+        tasks.extend((0..w.groups()).step_by(step).map(|g| (i, g..w.groups().min(g + step))));
     }
     let shared: Vec<Shards<f32>> = outs.iter_mut().map(|o| Shards::new(o)).collect();
-    pool.run(chunks.len(), &|task| {
-        let (i, first, count) = chunks[task];
-        let (w, groups) = (weights[i], first..first + count);
-        if x.is_quantised() {
-            for tile in 0..x.tiles() {
-                for g in groups.clone() {
-                    let sums = quantised_sums(isa, w, g, x, tile);
-                    store(w, g, x, tile, &sums, &shared[i]);
-                }
+    pool.run(tasks.len(), &|task| {
+        let (i, groups) = tasks[task].clone();
+        let task = Task { isa, w: weights[i], groups, x };
+        with_sums(task.groups.len() * x.tiles(), |sums| {
+            match x.is_quantised() {
+                true => by_form(weights[i].dtype(), &task, sums),
+                false => task.float_sums(sums),
             }
-        } else {
-            let mut floats = vec![[0.0f32; LANES]; w.cols()];
-            for g in groups {
-                isa.run(
-                    #[inline(always)]
-                    || w.dequantise_group(g, &mut floats),
-                );
-                for tile in 0..x.tiles() {
-                    let sums = float_sums(isa, &floats, x, tile);
-                    store(w, g, x, tile, &sums, &shared[i]);
-                }
-            }
-        }
+            task.store(sums, &shared[i]);
+        });
     });
 }
 
-/// Sums of up to `MAX_WIDTH` rows of a tile, 16 weight rows each.
-type Sums = [[f32; LANES]; Acts::MAX_WIDTH];
+/// Calls `work` with this thread's memory for `len` tiles of sums; what they hold is left over.
+fn with_sums(len: usize, work: impl FnOnce(&mut [Sums])) {
+    thread_local! {
+        static SUMS: RefCell<Vec<Sums>> = const { RefCell::new(Vec::new()) };
+    }
+    SUMS.with_borrow_mut(|sums| {
+        if sums.len() < len {
+            sums.resize(len, Sums::default());
+        }
+        work(&mut sums[..len]);
+    });
+}
 
-/// Writes the sums of one group of weight rows and one tile of input rows.
-fn store(w: &Packed, group: usize, x: &Acts, tile: usize, sums: &Sums, out: &Shards<f32>) {
-    let (row, width) = (group * LANES, LANES.min(w.rows() - group * LANES));
-    let first = tile * x.width();
-    for (t, sum) in sums.iter().enumerate().take(x.width().min(x.rows() - first)) {
-        // SAFETY: tasks own disjoint groups of weight rows, so these parts never overlap; `outs` outlives the loop.
-        let part = unsafe { out.part((first + t) * w.rows() + row, width) };
-        part.copy_from_slice(&sum[..width]);
+/// Some groups of one weight with all inputs; sums are `[group][tile]`.
+struct Task<'a> {
+    isa: Isa,
+    w: &'a Packed,
+    groups: Range<usize>,
+    x: &'a Acts,
+}
+
+/// Calls `Task::int_sums` for the bits and scales of a type.
+fn by_form(dtype: Dtype, task: &Task<'_>, sums: &mut [Sums]) {
+    match dtype {
+        Dtype::Q4_0 => task.int_sums::<4, { scale::PLAIN }>(sums),
+        Dtype::Q4_1 => task.int_sums::<4, { scale::AFFINE }>(sums),
+        Dtype::Q5_0 => task.int_sums::<5, { scale::PLAIN }>(sums),
+        Dtype::Q5_1 => task.int_sums::<5, { scale::AFFINE }>(sums),
+        Dtype::Q8_0 => task.int_sums::<8, { scale::PLAIN }>(sums),
+        Dtype::Q4_K => task.int_sums::<4, { scale::SUPER }>(sums),
+        Dtype::Q5_K => task.int_sums::<5, { scale::SUPER }>(sums),
+        Dtype::Q6_K => task.int_sums::<6, { scale::HALVES }>(sums),
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 => unreachable!("float weights take float inputs"),
     }
 }
 
-fn float_sums(isa: Isa, w: &[[f32; LANES]], x: &Acts, tile: usize) -> Sums {
-    fn of<const T: usize>(isa: Isa, w: &[[f32; LANES]], x: &[f32], sums: &mut Sums) {
-        let sums: &mut [[f32; LANES]; T] =
-            sums.first_chunk_mut().expect("a tile is at most MAX_WIDTH rows wide");
-        match isa {
+impl Task<'_> {
+    fn int_sums<const BITS: usize, const SCALE: u8>(&self, sums: &mut [Sums]) {
+        match self.x.width() {
+            1 => self.direct::<BITS, SCALE, 1>(sums),
+            4 => self.direct::<BITS, SCALE, 4>(sums),
+            _ if self.x.tiles() < PANEL_TILES => self.direct::<BITS, SCALE, 8>(sums),
+            _ => panel::sums::<BITS, SCALE>(self, sums),
+        }
+    }
+
+    /// Without panels: weights are unpacked in registers, for each tile anew.
+    fn direct<const BITS: usize, const SCALE: u8, const T: usize>(&self, sums: &mut [Sums]) {
+        match self.isa {
             // SAFETY: `Isa::Avx512` is only made where the processor has the features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512::float_sums::<T>(w, x, sums) },
+            Isa::Avx512 => unsafe { avx512::direct::<BITS, SCALE, T>(self, sums) },
             // SAFETY: as above for AVX2.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { avx2::float_sums::<T>(w, x, sums) },
-            _ => scalar::float_sums::<T>(w, x, sums),
+            Isa::Avx2 => unsafe { avx2::direct::<BITS, SCALE, T>(self, sums) },
+            _ => scalar::direct::<BITS, SCALE, T>(self, sums),
         }
     }
-    let mut sums = Sums::default();
-    match x.width() {
-        1 => of::<1>(isa, w, x.floats(tile), &mut sums),
-        4 => of::<4>(isa, w, x.floats(tile), &mut sums),
-        _ => of::<8>(isa, w, x.floats(tile), &mut sums),
-    }
-    sums
-}
 
-fn quantised_sums(isa: Isa, w: &Packed, group: usize, x: &Acts, tile: usize) -> Sums {
-    fn of<const T: usize>(isa: Isa, dtype: Dtype, g: pack::Group<'_>, x: acts::Tile<'_>, sums: &mut Sums) {
-        let sums: &mut [[f32; LANES]; T] =
-            sums.first_chunk_mut().expect("a tile is at most MAX_WIDTH rows wide");
-        match dtype {
-            Dtype::Q4_0 => int_sums::<4, { scale::PLAIN }, T>(isa, g, x, sums),
-            Dtype::Q4_1 => int_sums::<4, { scale::AFFINE }, T>(isa, g, x, sums),
-            Dtype::Q5_0 => int_sums::<5, { scale::PLAIN }, T>(isa, g, x, sums),
-            Dtype::Q5_1 => int_sums::<5, { scale::AFFINE }, T>(isa, g, x, sums),
-            Dtype::Q8_0 => int_sums::<8, { scale::PLAIN }, T>(isa, g, x, sums),
-            Dtype::Q4_K => int_sums::<4, { scale::SUPER }, T>(isa, g, x, sums),
-            Dtype::Q5_K => int_sums::<5, { scale::SUPER }, T>(isa, g, x, sums),
-            Dtype::Q6_K => int_sums::<6, { scale::HALVES }, T>(isa, g, x, sums),
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 => unreachable!("float weights take float inputs"),
+    fn float_sums(&self, sums: &mut [Sums]) {
+        let mut floats = vec![[0.0f32; LANES]; self.w.cols()];
+        for (g, sums) in self.groups.clone().zip(sums.chunks_exact_mut(self.x.tiles())) {
+            self.isa.run(
+                #[inline(always)]
+                || self.w.dequantise_group(g, &mut floats),
+            );
+            for (tile, sums) in sums.iter_mut().enumerate() {
+                let x = self.x.floats(tile);
+                match self.x.width() {
+                    1 => float_tile::<1>(self.isa, &floats, x, sums),
+                    4 => float_tile::<4>(self.isa, &floats, x, sums),
+                    _ => float_tile::<8>(self.isa, &floats, x, sums),
+                }
+            }
         }
     }
-    let mut sums = Sums::default();
-    let (g, tile) = (w.group(group), x.quantised(tile));
-    match x.width() {
-        1 => of::<1>(isa, w.dtype(), g, tile, &mut sums),
-        4 => of::<4>(isa, w.dtype(), g, tile, &mut sums),
-        _ => of::<8>(isa, w.dtype(), g, tile, &mut sums),
+
+    /// The groups and tiles of this task's sums, one after the other.
+    #[inline(always)]
+    fn cells<'s>(&self, sums: &'s mut [Sums]) -> impl Iterator<Item = (usize, usize, &'s mut Sums)> {
+        let (first, tiles) = (self.groups.start, self.x.tiles());
+        sums.iter_mut().enumerate().map(move |(i, sums)| (first + i / tiles, i % tiles, sums))
     }
-    sums
+
+    /// Writes the sums to the rows of `out`.
+    fn store(&self, sums: &mut [Sums], out: &Shards<f32>) {
+        let (w, x) = (self.w, self.x);
+        for (group, tile, sums) in self.cells(sums) {
+            let (row, width) = (group * LANES, LANES.min(w.rows() - group * LANES));
+            let first = tile * x.width();
+            for (t, sum) in sums.iter().enumerate().take(x.width().min(x.rows() - first)) {
+                // SAFETY: tasks own disjoint groups of weight rows, so these parts never overlap; `outs` outlives
+                // the loop.
+                let part = unsafe { out.part((first + t) * w.rows() + row, width) };
+                match part.first_chunk_mut() {
+                    Some(part) => *part = *sum,
+                    None => part.copy_from_slice(&sum[..width]),
+                }
+            }
+        }
+    }
 }
 
-fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
-    isa: Isa,
-    g: pack::Group<'_>,
-    q: acts::Tile<'_>,
-    sums: &mut [[f32; LANES]; T],
-) {
+fn float_tile<const T: usize>(isa: Isa, w: &[[f32; LANES]], x: &[f32], sums: &mut Sums) {
+    let sums: &mut [[f32; LANES]; T] = first_rows(sums);
     match isa {
-        // SAFETY: `Isa::Avx512` is only made where the processor has the features; `Group` and `Tile` hold whole blocks.
+        // SAFETY: `Isa::Avx512` is only made where the processor has the features.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::int_sums::<BITS, SCALE, T>(g, q, sums) },
+        Isa::Avx512 => unsafe { avx512::float_sums::<T>(w, x, sums) },
         // SAFETY: as above for AVX2.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::int_sums::<BITS, SCALE, T>(g, q, sums) },
-        _ => scalar::int_sums::<BITS, SCALE, T>(g, q, sums),
+        Isa::Avx2 => unsafe { avx2::float_sums::<T>(w, x, sums) },
+        _ => scalar::float_sums::<T>(w, x, sums),
     }
+}
+
+#[inline(always)]
+fn first_rows<const T: usize>(sums: &mut Sums) -> &mut [[f32; LANES]; T] {
+    sums.first_chunk_mut().expect("a tile is at most MAX_WIDTH rows wide")
 }
 
 /// The four ways in which a block of 32 quants gets its scale (`u8` constants, as const generics want).

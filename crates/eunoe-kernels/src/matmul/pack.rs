@@ -1,16 +1,20 @@
 //! Weights repacked into groups of 16 rows.
 //!
-//! A group holds its quants first (64-byte aligned, per block of 32 inputs), then its scales. Byte `(row, i)` of a
-//! 64-byte vector belongs to lane `row`:
+//! A group is a run of chunks of up to 8 blocks of 32 inputs, each chunk its scales first, then its quants, so that a
+//! product reads memory in order. Byte `(row, i)` of a 64-byte vector of quants belongs to lane `row`:
 //! * 4 bits: vector `j` of 4 holds input `8j + i` low and `8j + 4 + i` high;
 //! * 5 bits: then one vector whose bit `g` of byte `(row, i)` is the fifth bit of input `4g + i`;
 //! * 6 bits: then two vectors; of vector `v`, bits `2c..2c + 2` are the high bits of input `4(4v + c) + i`;
-//! * 8 bits: vector `g` of 8 holds input `4g + i`, as `q + 128`;
-//! * floats: for each input, its 16 rows.
+//! * 8 bits: vector `g` of 8 holds input `4g + i`, as `q + 128`.
+//!
+//! Scales of a chunk: an f16 `d` per row and block (`PLAIN`), `d` and `m` (`AFFINE`); or once `d` per row, then per
+//! block two bytes per row (`HALVES`); or once `d` and `m` per row, then the same (`SUPER`).
+//! A group of floats is, for each input, its 16 rows.
 
 use super::{Arithmetic, BLOCK, LANES, offset, scale};
 use crate::Pool;
 use crate::pool::Shards;
+use crate::vm::Huge;
 use eunoe_core::{Dtype, Error, Result};
 use half::f16;
 
@@ -19,26 +23,55 @@ pub struct Packed {
     dtype: Dtype,
     rows: usize,
     cols: usize,
-    data: Vec<Line>,
+    data: Huge,
 }
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// Blocks of one chunk.
+pub(crate) const CHUNK: usize = 8;
 
-/// One group of 16 rows: its quants and its scales, `blocks` blocks each.
+/// One group of 16 rows of quants.
 #[derive(Clone, Copy)]
 pub(crate) struct Group<'a> {
-    pub(crate) quants: &'a [u8],
-    pub(crate) scales: &'a [u8],
+    bytes: &'a [u8],
     pub(crate) blocks: usize,
+}
+
+/// Up to 8 blocks of a group.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk<'a> {
+    pub(crate) scales: &'a [u8],
+    pub(crate) quants: &'a [u8],
+    pub(crate) blocks: usize,
+}
+
+impl<'a> Group<'a> {
+    pub(crate) fn chunks(self) -> usize {
+        self.blocks.div_ceil(CHUNK)
+    }
+
+    /// Chunk `c` of a group of this form.
+    #[inline(always)]
+    pub(crate) fn chunk(self, bits: usize, kind: u8, c: usize) -> Chunk<'a> {
+        let blocks = (self.blocks - c * CHUNK).min(CHUNK);
+        let bytes = &self.bytes[c * chunk_bytes(bits, kind, CHUNK)..][..chunk_bytes(bits, kind, blocks)];
+        let (scales, quants) = bytes.split_at(scale_bytes(kind, blocks));
+        Chunk { scales, quants, blocks }
+    }
+}
+
+impl<'a> Chunk<'a> {
+    /// Quants of block `b`.
+    #[inline(always)]
+    pub(crate) fn block(self, bits: usize, b: usize) -> &'a [u8] {
+        &self.quants[b * bits * 64..][..bits * 64]
+    }
 }
 
 /// One block of 32 inputs of one row, as the file says it.
 struct Block {
     /// Unsigned quants.
     q: [u8; BLOCK],
-    /// What goes into the scale region, see `Layout::write_scales`.
+    /// What goes into the scales of a chunk.
     d: f16,
     m: f16,
     sc: [u8; 2],
@@ -59,19 +92,33 @@ pub(crate) fn form(dtype: Dtype) -> Option<(usize, u8)> {
     })
 }
 
-/// Bytes of the quants and of the scales of one group.
-fn group_bytes(dtype: Dtype, cols: usize) -> (usize, usize) {
+/// Bytes of the scales of a chunk of `blocks` blocks, whole cache lines.
+#[inline(always)]
+const fn scale_bytes(kind: u8, blocks: usize) -> usize {
+    let bytes = match kind {
+        scale::AFFINE => 64 * blocks,
+        _ => header_bytes(kind) + 32 * blocks,
+    };
+    bytes.next_multiple_of(64)
+}
+
+/// Bytes of a chunk.
+#[inline(always)]
+pub(crate) const fn chunk_bytes(bits: usize, kind: u8, blocks: usize) -> usize {
+    scale_bytes(kind, blocks) + blocks * bits * 64
+}
+
+/// Bytes of one group.
+fn group_bytes(dtype: Dtype, cols: usize) -> usize {
     let blocks = cols.div_ceil(BLOCK);
     match form(dtype) {
-        None => (cols * LANES * dtype.block().1, 0),
+        None => (cols * LANES * dtype.block().1).next_multiple_of(64),
         Some((bits, kind)) => {
-            let scales = match kind {
-                scale::PLAIN => 32 * blocks,
-                scale::AFFINE => 64 * blocks,
-                scale::SUPER => 64 * blocks.div_ceil(8) + 32 * blocks,
-                _ => 32 * blocks.div_ceil(8) + 32 * blocks,
+            let rest = match blocks % CHUNK {
+                0 => 0,
+                rest => chunk_bytes(bits, kind, rest),
             };
-            (blocks * bits * 64, scales)
+            blocks / CHUNK * chunk_bytes(bits, kind, CHUNK) + rest
         }
     }
 }
@@ -98,18 +145,17 @@ impl Packed {
                 bytes.len(),
             ));
         }
-        let (quants, scales) = group_bytes(dtype, cols);
-        let lines = (quants + scales).div_ceil(64);
-        let groups = rows.div_ceil(LANES);
-        let mut packed = Self { dtype, rows, cols, data: vec![Line([0; 64]); groups * lines] };
-        advise_huge_pages(&packed.data);
+        let (group, groups) = (group_bytes(dtype, cols), rows.div_ceil(LANES));
+        let size = groups
+            .checked_mul(group)
+            .ok_or_else(|| Error::shape("bytes of a matrix", "a size that memory can have", [rows, cols]))?;
+        let mut packed = Self { dtype, rows, cols, data: Huge::new(size)? };
         let shared = Shards::new(&mut packed.data);
         pool.run(groups, &|g| {
             // SAFETY: one task per group, groups are disjoint, and `packed.data` outlives the loop.
-            let group = as_bytes_mut(unsafe { shared.part(g * lines, lines) });
-            let (q, s) = group.split_at_mut(quants);
+            let group = unsafe { shared.part(g * group, group) };
             for lane in 0..LANES.min(rows - g * LANES) {
-                pack_row(dtype, lane, &bytes[(g * LANES + lane) * row_bytes..][..row_bytes], q, s);
+                pack_row(dtype, lane, &bytes[(g * LANES + lane) * row_bytes..][..row_bytes], group);
             }
         });
         Ok(packed)
@@ -132,7 +178,7 @@ impl Packed {
 
     /// Bytes that the repacked weights take.
     pub fn bytes(&self) -> usize {
-        self.data.len() * 64
+        self.data.len()
     }
 
     /// Whether [`Arithmetic::Fast`] means 8-bit inputs for these weights.
@@ -145,11 +191,8 @@ impl Packed {
     }
 
     pub(crate) fn group(&self, g: usize) -> Group<'_> {
-        let lines = self.data.len() / self.groups();
-        let (quants, scales) = group_bytes(self.dtype, self.cols);
-        let bytes = &as_bytes(&self.data)[g * lines * 64..][..quants + scales];
-        let (quants, scales) = bytes.split_at(quants);
-        Group { quants, scales, blocks: self.cols.div_ceil(BLOCK) }
+        let size = self.data.len() / self.groups();
+        Group { bytes: &self.data[g * size..][..size], blocks: self.cols.div_ceil(BLOCK) }
     }
 
     /// Dequantises row `r` into `out` (`cols` values).
@@ -189,7 +232,7 @@ impl Packed {
 
 #[inline(always)]
 fn floats<const SIZE: usize>(group: Group<'_>, out: &mut [[f32; LANES]], read: impl Fn([u8; SIZE]) -> f32) {
-    for (out, row) in out.iter_mut().zip(group.quants.as_chunks::<SIZE>().0.as_chunks::<LANES>().0) {
+    for (out, row) in out.iter_mut().zip(group.bytes.as_chunks::<SIZE>().0.as_chunks::<LANES>().0) {
         for lane in 0..LANES {
             out[lane] = read(row[lane]);
         }
@@ -199,11 +242,16 @@ fn floats<const SIZE: usize>(group: Group<'_>, out: &mut [[f32; LANES]], read: i
 #[inline(always)]
 fn quants<const BITS: usize, const KIND: u8>(group: Group<'_>, out: &mut [[f32; LANES]]) {
     for (b, out) in out.chunks_mut(BLOCK).enumerate() {
-        let block = &group.quants[b * BITS * 64..][..BITS * 64];
-        let scales: [BlockScale; LANES] = std::array::from_fn(|lane| BlockScale::read(KIND, group, b, lane));
+        let chunk = group.chunk(BITS, KIND, b / CHUNK);
+        let scales: [BlockScale; LANES] =
+            std::array::from_fn(|lane| BlockScale::read(KIND, chunk, b % CHUNK, lane));
+        let mut four = [0; 4 * LANES];
         for (k, out) in out.iter_mut().enumerate() {
+            if k % 4 == 0 {
+                quant_row::<BITS>(chunk.block(BITS, b % CHUNK), k / 4, &mut four);
+            }
             for lane in 0..LANES {
-                let (q, s) = (i32::from(quant(BITS, block, lane, k)) - offset(BITS, KIND), &scales[lane]);
+                let (q, s) = (i32::from(four[lane * 4 + k % 4]) - offset(BITS, KIND), &scales[lane]);
                 out[lane] = match KIND {
                     scale::HALVES => s.d * f32::from(s.sc[k / 16] as i8) * q as f32,
                     scale::SUPER => s.d * f32::from(s.sc[0]) * q as f32 - s.m * f32::from(s.sc[1]),
@@ -217,100 +265,126 @@ fn quants<const BITS: usize, const KIND: u8>(group: Group<'_>, out: &mut [[f32; 
 
 /// The scale of one block of one row, as floats and raw bytes.
 pub(crate) struct BlockScale {
-    pub(crate) d: f32,
-    pub(crate) m: f32,
+    d: f32,
+    m: f32,
     pub(crate) sc: [u8; 2],
 }
 
 impl BlockScale {
+    /// Block `b` of a chunk.
     #[inline(always)]
-    pub(crate) fn read(kind: u8, group: Group<'_>, b: usize, lane: usize) -> Self {
-        let half = |at: usize| crate::float16::f16_to_f32(u16::from_le_bytes(two(group.scales, at)));
-        let at = scale_at(kind, group.blocks, b, lane);
+    pub(crate) fn read(kind: u8, chunk: Chunk<'_>, b: usize, lane: usize) -> Self {
+        let half = |at: usize| crate::float16::f16_to_f32(u16::from_le_bytes(two(chunk.scales, at)));
+        let at = scale_at(kind, b, lane);
         let m = if matches!(kind, scale::AFFINE | scale::SUPER) { half(at.d + 32) } else { 0.0 };
-        let sc = at.sc.map_or([0; 2], |sc| [group.scales[sc], group.scales[sc + LANES]]);
+        let sc = at.sc.map_or([0; 2], |sc| [chunk.scales[sc], chunk.scales[sc + LANES]]);
         Self { d: half(at.d), m, sc }
+    }
+
+    /// Factor of the integer sum, and of the sum of the inputs.
+    #[inline(always)]
+    pub(crate) fn factors(&self, kind: u8) -> (f32, f32) {
+        match kind {
+            scale::SUPER => (self.d * f32::from(self.sc[0]), -(self.m * f32::from(self.sc[1]))),
+            _ => (self.d, self.m),
+        }
     }
 }
 
-/// Where the scale of a block lies: f16 `d` (and `m` 32 bytes on), bytes `sc` (and the second 16 bytes on).
+/// Where the scale of a block lies in its chunk: f16 `d` (and `m` 32 bytes on), bytes `sc` (and the second 16 on).
 struct ScaleAt {
     d: usize,
     sc: Option<usize>,
 }
 
 #[inline(always)]
-fn scale_at(kind: u8, blocks: usize, b: usize, lane: usize) -> ScaleAt {
+fn scale_at(kind: u8, b: usize, lane: usize) -> ScaleAt {
     match kind {
         scale::PLAIN => ScaleAt { d: b * 32 + lane * 2, sc: None },
         scale::AFFINE => ScaleAt { d: b * 64 + lane * 2, sc: None },
-        kind => {
-            let header = header_bytes(kind);
-            let sc = header * blocks.div_ceil(8) + b * 32 + lane;
-            ScaleAt { d: b / 8 * header + lane * 2, sc: Some(sc) }
-        }
+        kind => ScaleAt { d: lane * 2, sc: Some(header_bytes(kind) + b * 32 + lane) },
     }
 }
 
-/// Bytes of the f16 scales of 256 inputs of a group.
+/// Bytes of the f16 scales that a whole chunk shares.
 #[inline(always)]
 pub(crate) const fn header_bytes(kind: u8) -> usize {
-    if kind == scale::SUPER { 64 } else { 32 }
+    match kind {
+        scale::SUPER => 64,
+        scale::HALVES => 32,
+        _ => 0,
+    }
 }
 
-/// Quant `k` of row `lane` in a packed block.
+/// Quants of the 4-byte group `g` of a packed block: `[row][4]`, unsigned.
 #[inline(always)]
-pub(crate) fn quant(bits: usize, block: &[u8], lane: usize, k: usize) -> u8 {
-    let (g, i) = (k / 4, lane * 4 + k % 4);
-    if bits == 8 {
-        return block[g * 64 + i];
+pub(crate) fn quant_row<const BITS: usize>(block: &[u8], g: usize, out: &mut [u8; 4 * LANES]) {
+    let vector = |v: usize| &block[v * 64..][..64];
+    if BITS == 8 {
+        out.copy_from_slice(vector(g));
+        return;
     }
-    let low = block[g / 2 * 64 + i] >> (g % 2 * 4) & 15;
-    match bits {
-        5 => low | (block[256 + i] >> g & 1) << 4,
-        6 => low | (block[256 + g / 4 * 64 + i] >> (g % 4 * 2) & 3) << 4,
-        _ => low,
+    for (out, pair) in out.iter_mut().zip(vector(g / 2)) {
+        *out = pair >> (g % 2 * 4) & 15;
+    }
+    match BITS {
+        5 => out.iter_mut().zip(vector(4)).for_each(|(q, high)| *q |= (high >> g & 1) << 4),
+        6 => out.iter_mut().zip(vector(4 + g / 4)).for_each(|(q, high)| *q |= (high >> (g % 4 * 2) & 3) << 4),
+        _ => {}
     }
 }
 
-fn pack_row(dtype: Dtype, lane: usize, row: &[u8], quants: &mut [u8], scales: &mut [u8]) {
+fn pack_row(dtype: Dtype, lane: usize, row: &[u8], group: &mut [u8]) {
     let Some((bits, kind)) = form(dtype) else {
         let size = dtype.block().1;
         for (k, v) in row.chunks_exact(size).enumerate() {
-            quants[(k * LANES + lane) * size..][..size].copy_from_slice(v);
+            group[(k * LANES + lane) * size..][..size].copy_from_slice(v);
         }
         return;
     };
     let (block, block_bytes) = dtype.block();
-    let blocks = row.len() / block_bytes * (block / BLOCK);
-    for b in 0..blocks {
-        let of = block / BLOCK;
-        let parsed = Block::read(dtype, &row[b / of * block_bytes..][..block_bytes], b % of);
-        write_quants(bits, lane, &parsed.q, &mut quants[b * bits * 64..][..bits * 64]);
-        let at = scale_at(kind, blocks, b, lane);
-        scales[at.d..at.d + 2].copy_from_slice(&parsed.d.to_le_bytes());
-        if matches!(kind, scale::AFFINE | scale::SUPER) {
-            scales[at.d + 32..at.d + 34].copy_from_slice(&parsed.m.to_le_bytes());
-        }
-        if let Some(sc) = at.sc {
-            scales[sc] = parsed.sc[0];
-            scales[sc + LANES] = parsed.sc[1];
+    let of = block / BLOCK;
+    let blocks = row.len() / block_bytes * of;
+    for (c, chunk) in group.chunks_mut(chunk_bytes(bits, kind, CHUNK)).enumerate() {
+        let count = (blocks - c * CHUNK).min(CHUNK);
+        let (scales, quants) = chunk.split_at_mut(scale_bytes(kind, count));
+        for b in 0..count {
+            let i = c * CHUNK + b;
+            let parsed = Block::read(dtype, &row[i / of * block_bytes..][..block_bytes], i % of);
+            write_quants(bits, lane, &parsed.q, &mut quants[b * bits * 64..][..bits * 64]);
+            let at = scale_at(kind, b, lane);
+            scales[at.d..at.d + 2].copy_from_slice(&parsed.d.to_le_bytes());
+            if matches!(kind, scale::AFFINE | scale::SUPER) {
+                scales[at.d + 32..at.d + 34].copy_from_slice(&parsed.m.to_le_bytes());
+            }
+            if let Some(sc) = at.sc {
+                scales[sc] = parsed.sc[0];
+                scales[sc + LANES] = parsed.sc[1];
+            }
         }
     }
 }
 
+/// Writes one row of a block: the four bytes of each 4-byte group at once.
 fn write_quants(bits: usize, lane: usize, q: &[u8; BLOCK], block: &mut [u8]) {
-    for (k, q) in q.iter().enumerate() {
-        let (g, i) = (k / 4, lane * 4 + k % 4);
-        match bits {
-            8 => block[g * 64 + i] = *q,
-            _ => block[g / 2 * 64 + i] |= (q & 15) << (g % 2 * 4),
-        }
-        match bits {
-            5 => block[256 + i] |= (q >> 4) << g,
-            6 => block[256 + g / 4 * 64 + i] |= (q >> 4) << (g % 4 * 2),
-            _ => {}
-        }
+    let words: [u32; 8] = std::array::from_fn(|g| u32::from_le_bytes(four(q, 4 * g)));
+    let mut write = |vector: usize, word: u32| {
+        block[vector * 64 + lane * 4..][..4].copy_from_slice(&word.to_le_bytes());
+    };
+    if bits == 8 {
+        words.iter().enumerate().for_each(|(g, word)| write(g, *word));
+        return;
+    }
+    for j in 0..4 {
+        write(j, words[2 * j] & 0x0f0f_0f0f | (words[2 * j + 1] & 0x0f0f_0f0f) << 4);
+    }
+    let high = |g: usize, mask: u32| words[g] >> 4 & mask;
+    match bits {
+        5 => write(4, (0..8).fold(0, |word, g| word | high(g, 0x0101_0101) << g)),
+        6 => (0..2).for_each(|v| {
+            write(4 + v, (0..4).fold(0, |word, c| word | high(4 * v + c, 0x0303_0303) << (2 * c)));
+        }),
+        _ => {}
     }
 }
 
@@ -378,32 +452,6 @@ fn two(bytes: &[u8], at: usize) -> [u8; 2] {
 #[inline(always)]
 fn four(bytes: &[u8], at: usize) -> [u8; 4] {
     [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]
-}
-
-/// Asks for 2 MiB pages, which read up to half faster; only a hint.
-fn advise_huge_pages(lines: &[Line]) {
-    #[cfg(target_os = "linux")]
-    {
-        const PAGE: usize = 4096;
-        let start = (lines.as_ptr() as usize).next_multiple_of(PAGE);
-        let end = (lines.as_ptr() as usize + lines.len() * 64) / PAGE * PAGE;
-        if end > start {
-            // SAFETY: whole pages inside the allocation; the advice does not change what they hold.
-            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = lines;
-}
-
-fn as_bytes(lines: &[Line]) -> &[u8] {
-    // SAFETY: `Line` is 64 plain bytes without padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 64) }
-}
-
-fn as_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: `Line` is 64 plain bytes without padding, and every byte pattern is a `Line`.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 64) }
 }
 
 impl std::fmt::Debug for Packed {

@@ -1,43 +1,95 @@
 //! The reference kernels: the order of operations that the vector forms repeat, lane by lane.
 
-use super::acts::Tile;
-use super::pack::{BlockScale, Group, quant};
-use super::{BLOCK, LANES, offset, scale};
+use super::acts::{Sums, Tile};
+use super::pack::{BlockScale, CHUNK, Group, quant_row};
+use super::panel::{BIAS, PanelBlock, is_biased};
+use super::{BLOCK, LANES, Task, first_rows, offset, scale};
+
+pub(super) fn direct<const BITS: usize, const SCALE: u8, const T: usize>(task: &Task<'_>, sums: &mut [Sums]) {
+    for (group, tile, sums) in task.cells(sums) {
+        int_sums::<BITS, SCALE, T>(task.w.group(group), task.x.quantised(tile), first_rows(sums));
+    }
+}
 
 /// Sums of one group for a tile of quantised inputs. Per block, with integer `i = sum (q_w - offset) * q_x`
 /// (half blocks weighed by their integer scales for `HALVES`):
 /// `sum = fma(i, s_w * d_x, sum)`, then `sum = fma(m_w, d_x * sum(q_x), sum)` where there is a minimum.
-pub(super) fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
+fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
     g: Group<'_>,
     x: Tile<'_>,
     sums: &mut [[f32; LANES]; T],
 ) {
+    *sums = [[0.0; LANES]; T];
     for b in 0..g.blocks {
-        let block = &g.quants[b * BITS * 64..][..BITS * 64];
+        let chunk = g.chunk(BITS, SCALE, b / CHUNK);
+        let mut quants = [[0; 4 * LANES]; BLOCK / 4];
+        for (k, quants) in quants.iter_mut().enumerate() {
+            quant_row::<BITS>(chunk.block(BITS, b % CHUNK), k, quants);
+        }
         for lane in 0..LANES {
-            let s = BlockScale::read(SCALE, g, b, lane);
-            let (weight, min) = match SCALE {
-                scale::SUPER => (s.d * f32::from(s.sc[0]), -(s.m * f32::from(s.sc[1]))),
-                _ => (s.d, s.m),
-            };
-            let w: [i32; BLOCK] = std::array::from_fn(|k| i32::from(quant(BITS, block, lane, k)));
+            let s = BlockScale::read(SCALE, chunk, b % CHUNK, lane);
+            let factors = s.factors(SCALE);
+            let halves = s.sc.map(|sc| i32::from(sc as i8));
             for t in 0..T {
-                let input = x.scales[b * T + t];
-                let at = |k: usize| i32::from(x.quants[((b * 8 + k / 4) * T + t) * 4 + k % 4]);
-                let half = |h: usize| -> i32 {
-                    let dot: i32 = (h * 16..h * 16 + 16).map(|k| w[k] * at(k)).sum();
-                    dot - offset(BITS, SCALE) * input.sums[h]
-                };
-                let int = match SCALE {
-                    scale::HALVES => half(0) * i32::from(s.sc[0] as i8) + half(1) * i32::from(s.sc[1] as i8),
-                    _ => half(0) + half(1),
-                };
+                let input = Input { x, b, t, width: T };
                 let sum = &mut sums[t][lane];
-                *sum = (int as f32).mul_add(weight * input.d, *sum);
-                if matches!(SCALE, scale::AFFINE | scale::SUPER) {
-                    *sum = min.mul_add(input.d * (input.sums[0] + input.sums[1]) as f32, *sum);
-                }
+                *sum = input.add::<SCALE>(&quants, lane, offset(BITS, SCALE), factors, halves, *sum);
             }
+        }
+    }
+}
+
+/// As `int_sums`, for the blocks of a panel, onto what `sums` hold.
+pub(super) fn panel_sums<const SCALE: u8>(panel: &[PanelBlock], x: Tile<'_>, sums: &mut Sums) {
+    let offset = if is_biased(SCALE) { BIAS } else { 0 };
+    for (b, w) in panel.iter().enumerate() {
+        for lane in 0..LANES {
+            let halves = [w.halves[0][lane], w.halves[1][lane]];
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let (input, factors) =
+                    (Input { x, b, t, width: Sums::default().len() }, (w.weight[lane], w.min[lane]));
+                sums[lane] = input.add::<SCALE>(&w.quants, lane, offset, factors, halves, sums[lane]);
+            }
+        }
+    }
+}
+
+/// Block `b` of row `t` of a tile.
+struct Input<'a> {
+    x: Tile<'a>,
+    b: usize,
+    t: usize,
+    width: usize,
+}
+
+impl Input<'_> {
+    /// `sum` after one block of the weights of one lane.
+    fn add<const SCALE: u8>(
+        &self,
+        quants: &[[u8; 4 * LANES]; BLOCK / 4],
+        lane: usize,
+        offset: i32,
+        (weight, min): (f32, f32),
+        halves: [i32; 2],
+        sum: f32,
+    ) -> f32 {
+        let Self { x, b, t, width } = *self;
+        let half = |h: usize| -> i32 {
+            let products = (h * 16..h * 16 + 16).map(|k| {
+                let q = i32::from(quants[k / 4][lane * 4 + k % 4]) - offset;
+                q * i32::from(x.quants[((b * 8 + k / 4) * width + t) * 4 + k % 4])
+            });
+            products.sum()
+        };
+        let int = match SCALE {
+            scale::HALVES => half(0) * halves[0] + half(1) * halves[1],
+            _ => half(0) + half(1),
+        };
+        let (d, d_sum) = (x.scales[2 * b * width + t], x.scales[(2 * b + 1) * width + t]);
+        let sum = (int as f32).mul_add(weight * d, sum);
+        match SCALE {
+            scale::AFFINE | scale::SUPER => min.mul_add(d_sum, sum),
+            _ => sum,
         }
     }
 }
@@ -45,6 +97,7 @@ pub(super) fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
 /// Sums of one group of dequantised weights (`[cols][16]`) for a tile of float inputs (`[cols][T]`): one fused
 /// multiply-add per input, in input order.
 pub(super) fn float_sums<const T: usize>(w: &[[f32; LANES]], x: &[f32], sums: &mut [[f32; LANES]; T]) {
+    *sums = [[0.0; LANES]; T];
     for (w, x) in w.iter().zip(x.chunks_exact(T)) {
         for t in 0..T {
             for lane in 0..LANES {
