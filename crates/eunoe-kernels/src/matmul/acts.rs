@@ -2,6 +2,7 @@
 
 use super::panel::BIAS;
 use super::{Arithmetic, BLOCK, LANES};
+use crate::math::{fold, max};
 use crate::pool::Shards;
 use crate::{Isa, Pool};
 use std::cell::RefCell;
@@ -197,16 +198,15 @@ fn quantise(
     starts: &mut [i32],
 ) {
     for (t, row) in rows.chunks_exact(cols).enumerate() {
-        for (b, values) in row.chunks(BLOCK).enumerate() {
-            let mut block = [0.0f32; BLOCK];
-            block[..values.len()].copy_from_slice(values);
-            let (q, d, sums) = quantise_block(&block);
+        for (b, block) in row.as_chunks().0.iter().enumerate() {
+            let (q, d, sums) = quantise_block(block);
             scales[2 * b * width + t] = d;
             scales[(2 * b + 1) * width + t] = d * (sums[0] + sums[1]) as f32;
             starts[2 * b * width + t] = -BIAS * sums[0];
             starts[(2 * b + 1) * width + t] = -BIAS * sums[1];
-            for (g, four) in q.chunks_exact(4).enumerate() {
-                quants[((b * 8 + g) * width + t) * 4..][..4].copy_from_slice(four);
+            let fours = &mut quants.as_chunks_mut::<4>().0[b * 8 * width..][..8 * width];
+            for (four, out) in q.as_chunks::<4>().0.iter().zip(fours[t..].iter_mut().step_by(width)) {
+                *out = *four;
             }
         }
     }
@@ -217,24 +217,32 @@ fn quantise(
 fn quantise_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32, [i32; 2]) {
     /// Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let (mut peaks, mut taint) = ([0.0f32; 8], [0.0f32; 8]);
-    for (i, v) in x.iter().enumerate() {
-        peaks[i % 8] = peaks[i % 8].max(v.abs());
-        taint[i % 8] += v * 0.0; // NaN once a value is not finite
+    let (mut peaks, mut taint) = ([0.0f32; 16], [0.0f32; 16]);
+    for half in x.as_chunks::<16>().0 {
+        for i in 0..16 {
+            peaks[i] = max(peaks[i], half[i].abs());
+            taint[i] += half[i] * 0.0; // NaN once a value is not finite
+        }
     }
-    let peak = peaks.iter().fold(0.0f32, |a, b| a.max(*b));
-    let taint: f32 = taint.iter().sum();
+    let (peak, taint) = (fold(peaks, max), fold(taint, |a, b| a + b));
     // a block too small for its inverse counts as 0
     let inverse = 127.0 / peak;
     let inverse = if taint == 0.0 && inverse.is_finite() { inverse } else { 0.0 };
-    let mut q = [0i8; BLOCK];
-    let mut sums = [0i32; 2];
+    let mut q = [0i32; BLOCK];
     for i in 0..BLOCK {
         let scaled = if taint == 0.0 { x[i] * inverse } else { 0.0 };
-        let v = (scaled + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-        q[i] = v as i8;
-        sums[i / 16] += v;
+        q[i] = (scaled + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    }
+    let mut bytes = [0i8; BLOCK];
+    for i in 0..BLOCK {
+        bytes[i] = q[i] as i8;
+    }
+    let (halves, mut sums) = (q.as_chunks::<16>().0, [0; 2]);
+    for (sum, half) in sums.iter_mut().zip(halves) {
+        for v in half {
+            *sum += v;
+        }
     }
     // a block that is not finite must not turn into a plausible number
-    (q, peak / 127.0 + taint, sums)
+    (bytes, peak / 127.0 + taint, sums)
 }

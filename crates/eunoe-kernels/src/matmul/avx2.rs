@@ -146,9 +146,9 @@ impl Scales {
             let float = |x: &[f32; LANES]| _mm256_load_ps(x.as_ptr().add(side * 8));
             let half = |x: &[i32; LANES]| _mm256_load_si256(x.as_ptr().add(side * 8).cast());
             Self {
-                weight: float(&w.weight),
-                min: float(&w.min),
-                halves: [half(&w.halves[0]), half(&w.halves[1])],
+                weight: float(&w.scales.weight),
+                min: float(&w.scales.min),
+                halves: [half(&w.scales.halves[0]), half(&w.scales.halves[1])],
             }
         }
     }

@@ -118,8 +118,8 @@ pub(super) unsafe fn panel_sums<const SCALE: u8>(panel: &[PanelBlock], x: Tile<'
             acc[t] = _mm512_loadu_ps(sums[t].as_ptr());
         }
         for w in panel {
-            let weight = _mm512_load_ps(w.weight.as_ptr());
-            let min = _mm512_load_ps(w.min.as_ptr());
+            let weight = _mm512_load_ps(w.scales.weight.as_ptr());
+            let min = _mm512_load_ps(w.scales.min.as_ptr());
             let mut int = [_mm512_setzero_si512(); T];
             for h in 0..2 {
                 let mut dot = int;
@@ -136,7 +136,7 @@ pub(super) unsafe fn panel_sums<const SCALE: u8>(panel: &[PanelBlock], x: Tile<'
                         dot[t] = _mm512_dpbusd_epi32(dot[t], quants, _mm512_set1_epi32(four));
                     }
                 }
-                let half = _mm512_load_si512(w.halves[h].as_ptr().cast());
+                let half = _mm512_load_si512(w.scales.halves[h].as_ptr().cast());
                 for t in 0..T {
                     int[t] = match SCALE {
                         scale::HALVES => _mm512_add_epi32(int[t], _mm512_mullo_epi32(dot[t], half)),

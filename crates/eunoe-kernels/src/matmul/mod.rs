@@ -159,20 +159,20 @@ impl Task<'_> {
         sums.iter_mut().enumerate().map(move |(i, sums)| (first + i / tiles, i % tiles, sums))
     }
 
-    /// Writes the sums to the rows of `out`.
-    fn store(&self, sums: &mut [Sums], out: &Shards<f32>) {
-        let (w, x) = (self.w, self.x);
-        for (group, tile, sums) in self.cells(sums) {
-            let (row, width) = (group * LANES, LANES.min(w.rows() - group * LANES));
-            let first = tile * x.width();
-            for (t, sum) in sums.iter().enumerate().take(x.width().min(x.rows() - first)) {
-                // SAFETY: tasks own disjoint groups of weight rows, so these parts never overlap; `outs` outlives
-                // the loop.
-                let part = unsafe { out.part((first + t) * w.rows() + row, width) };
-                match part.first_chunk_mut() {
-                    Some(part) => *part = *sum,
-                    None => part.copy_from_slice(&sum[..width]),
-                }
+    /// Writes the sums to the rows of `out`, row by row.
+    fn store(&self, sums: &[Sums], out: &Shards<f32>) {
+        let (w, x, first) = (self.w, self.x, self.groups.start * LANES);
+        let len = (self.groups.end * LANES).min(w.rows()) - first;
+        for row in 0..x.rows() {
+            // SAFETY: tasks own disjoint groups of weight rows, so these parts never overlap; `outs` outlives the loop.
+            let part = unsafe { out.part(row * w.rows() + first, len) };
+            let (whole, rest) = part.as_chunks_mut();
+            let mut groups = sums[row / x.width()..].iter().step_by(x.tiles()).map(|s| &s[row % x.width()]);
+            for (part, sum) in whole.iter_mut().zip(&mut groups) {
+                *part = *sum;
+            }
+            if let (false, Some(sum)) = (rest.is_empty(), groups.next()) {
+                rest.copy_from_slice(&sum[..rest.len()]);
             }
         }
     }

@@ -243,51 +243,68 @@ fn floats<const SIZE: usize>(group: Group<'_>, out: &mut [[f32; LANES]], read: i
 fn quants<const BITS: usize, const KIND: u8>(group: Group<'_>, out: &mut [[f32; LANES]]) {
     for (b, out) in out.chunks_mut(BLOCK).enumerate() {
         let chunk = group.chunk(BITS, KIND, b / CHUNK);
-        let scales: [BlockScale; LANES] =
-            std::array::from_fn(|lane| BlockScale::read(KIND, chunk, b % CHUNK, lane));
+        let s = Scales::read(KIND, chunk, b % CHUNK);
         let mut four = [0; 4 * LANES];
         for (k, out) in out.iter_mut().enumerate() {
             if k % 4 == 0 {
                 quant_row::<BITS>(chunk.block(BITS, b % CHUNK), k / 4, &mut four);
             }
             for lane in 0..LANES {
-                let (q, s) = (i32::from(four[lane * 4 + k % 4]) - offset(BITS, KIND), &scales[lane]);
+                let q = (i32::from(four[lane * 4 + k % 4]) - offset(BITS, KIND)) as f32;
                 out[lane] = match KIND {
-                    scale::HALVES => s.d * f32::from(s.sc[k / 16] as i8) * q as f32,
-                    scale::SUPER => s.d * f32::from(s.sc[0]) * q as f32 - s.m * f32::from(s.sc[1]),
-                    scale::AFFINE => s.d * q as f32 + s.m,
-                    _ => s.d * q as f32,
+                    scale::HALVES => s.weight[lane] * s.halves[k / 16][lane] as f32 * q,
+                    scale::PLAIN => s.weight[lane] * q,
+                    _ => s.weight[lane] * q + s.min[lane],
                 };
             }
         }
     }
 }
 
-/// The scale of one block of one row, as floats and raw bytes.
-pub(crate) struct BlockScale {
-    d: f32,
-    m: f32,
-    pub(crate) sc: [u8; 2],
+/// The scales of one block of 16 rows.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Scales {
+    /// Factor of the quants.
+    pub(crate) weight: [f32; LANES],
+    /// What is added per unit of input (`AFFINE`, `SUPER`).
+    pub(crate) min: [f32; LANES],
+    /// Integer factors of the half blocks (`HALVES`).
+    pub(crate) halves: [[i32; LANES]; 2],
 }
 
-impl BlockScale {
-    /// Block `b` of a chunk.
-    #[inline(always)]
-    pub(crate) fn read(kind: u8, chunk: Chunk<'_>, b: usize, lane: usize) -> Self {
-        let half = |at: usize| crate::float16::f16_to_f32(u16::from_le_bytes(two(chunk.scales, at)));
-        let at = scale_at(kind, b, lane);
-        let m = if matches!(kind, scale::AFFINE | scale::SUPER) { half(at.d + 32) } else { 0.0 };
-        let sc = at.sc.map_or([0; 2], |sc| [chunk.scales[sc], chunk.scales[sc + LANES]]);
-        Self { d: half(at.d), m, sc }
-    }
+impl Scales {
+    pub(crate) const NONE: Self = Self { weight: [0.0; LANES], min: [0.0; LANES], halves: [[0; LANES]; 2] };
 
-    /// Factor of the integer sum, and of the sum of the inputs.
+    /// Scales of block `b` of a chunk.
     #[inline(always)]
-    pub(crate) fn factors(&self, kind: u8) -> (f32, f32) {
-        match kind {
-            scale::SUPER => (self.d * f32::from(self.sc[0]), -(self.m * f32::from(self.sc[1]))),
-            _ => (self.d, self.m),
+    pub(crate) fn read(kind: u8, chunk: Chunk<'_>, b: usize) -> Self {
+        let mut s = Self::NONE;
+        let at = scale_at(kind, b, 0);
+        f16_row(&chunk.scales[at.d..], &mut s.weight);
+        if matches!(kind, scale::AFFINE | scale::SUPER) {
+            f16_row(&chunk.scales[at.d + 32..], &mut s.min);
         }
+        let Some(sc) = at.sc else { return s };
+        let sc: &[u8; 2 * LANES] = chunk.scales[sc..].first_chunk().expect("two rows of bytes per block");
+        for lane in 0..LANES {
+            let bytes = [sc[lane], sc[LANES + lane]];
+            if kind == scale::SUPER {
+                s.weight[lane] *= f32::from(bytes[0]);
+                s.min[lane] = -(s.min[lane] * f32::from(bytes[1]));
+            } else {
+                (s.halves[0][lane], s.halves[1][lane]) = (i32::from(bytes[0] as i8), i32::from(bytes[1] as i8));
+            }
+        }
+        s
+    }
+}
+
+#[inline(always)]
+fn f16_row(bytes: &[u8], out: &mut [f32; LANES]) {
+    let bytes: &[u8; 2 * LANES] = bytes.first_chunk().expect("an f16 per row");
+    for lane in 0..LANES {
+        out[lane] = crate::float16::f16_to_f32(u16::from_le_bytes([bytes[2 * lane], bytes[2 * lane + 1]]));
     }
 }
 

@@ -2,7 +2,7 @@
 //! input rows. One micro-kernel per instruction set, whatever the type in the file.
 
 use super::acts::{Acts, Sums};
-use super::pack::{BlockScale, CHUNK, Group, quant_row};
+use super::pack::{CHUNK, Group, Scales, quant_row};
 use super::{BLOCK, LANES, Task, offset, scale};
 use crate::Isa;
 
@@ -18,20 +18,10 @@ pub(super) const BIAS: i32 = 128;
 pub(super) struct PanelBlock {
     /// `[4-byte group][row][4]`, unsigned: `q - offset + BIAS` where the type has an offset, else `q`.
     pub(super) quants: [[u8; 4 * LANES]; BLOCK / 4],
-    /// f32 scale per row.
-    pub(super) weight: [f32; LANES],
-    /// What is added per unit of input (`AFFINE`, `SUPER`).
-    pub(super) min: [f32; LANES],
-    /// Integer scales of the half blocks (`HALVES`).
-    pub(super) halves: [[i32; LANES]; 2],
+    pub(super) scales: Scales,
 }
 
-const EMPTY: PanelBlock = PanelBlock {
-    quants: [[0; 4 * LANES]; BLOCK / 4],
-    weight: [0.0; LANES],
-    min: [0.0; LANES],
-    halves: [[0; LANES]; 2],
-};
+const EMPTY: PanelBlock = PanelBlock { quants: [[0; 4 * LANES]; BLOCK / 4], scales: Scales::NONE };
 
 impl PanelBlock {
     /// Unpacks block `b` of a group.
@@ -44,12 +34,7 @@ impl PanelBlock {
             quant_row::<BITS>(block, g, out);
             out.iter_mut().for_each(|q| *q += bias);
         }
-        for lane in 0..LANES {
-            let s = BlockScale::read(SCALE, chunk, b % CHUNK, lane);
-            (self.weight[lane], self.min[lane]) = s.factors(SCALE);
-            self.halves[0][lane] = i32::from(s.sc[0] as i8);
-            self.halves[1][lane] = i32::from(s.sc[1] as i8);
-        }
+        self.scales = Scales::read(SCALE, chunk, b % CHUNK);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The reference kernels: the order of operations that the vector forms repeat, lane by lane.
 
-use super::acts::{Sums, Tile};
-use super::pack::{BlockScale, CHUNK, Group, quant_row};
+use super::acts::{Acts, Sums, Tile};
+use super::pack::{CHUNK, Group, Scales, quant_row};
 use super::panel::{BIAS, PanelBlock, is_biased};
 use super::{BLOCK, LANES, Task, first_rows, offset, scale};
 
@@ -26,15 +26,10 @@ fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
         for (k, quants) in quants.iter_mut().enumerate() {
             quant_row::<BITS>(chunk.block(BITS, b % CHUNK), k, quants);
         }
-        for lane in 0..LANES {
-            let s = BlockScale::read(SCALE, chunk, b % CHUNK, lane);
-            let factors = s.factors(SCALE);
-            let halves = s.sc.map(|sc| i32::from(sc as i8));
-            for t in 0..T {
-                let input = Input { x, b, t, width: T };
-                let sum = &mut sums[t][lane];
-                *sum = input.add::<SCALE>(&quants, lane, offset(BITS, SCALE), factors, halves, *sum);
-            }
+        let scales = Scales::read(SCALE, chunk, b % CHUNK);
+        for (t, sums) in sums.iter_mut().enumerate() {
+            let input = Input { x, b, t, width: T };
+            input.add::<SCALE>(&quants, offset(BITS, SCALE), &scales, sums);
         }
     }
 }
@@ -43,13 +38,8 @@ fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
 pub(super) fn panel_sums<const SCALE: u8>(panel: &[PanelBlock], x: Tile<'_>, sums: &mut Sums) {
     let offset = if is_biased(SCALE) { BIAS } else { 0 };
     for (b, w) in panel.iter().enumerate() {
-        for lane in 0..LANES {
-            let halves = [w.halves[0][lane], w.halves[1][lane]];
-            for (t, sums) in sums.iter_mut().enumerate() {
-                let (input, factors) =
-                    (Input { x, b, t, width: Sums::default().len() }, (w.weight[lane], w.min[lane]));
-                sums[lane] = input.add::<SCALE>(&w.quants, lane, offset, factors, halves, sums[lane]);
-            }
+        for (t, sums) in sums.iter_mut().enumerate() {
+            Input { x, b, t, width: Acts::MAX_WIDTH }.add::<SCALE>(&w.quants, offset, &w.scales, sums);
         }
     }
 }
@@ -63,33 +53,32 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// `sum` after one block of the weights of one lane.
+    /// Adds the products with one block of 16 rows to their sums.
     fn add<const SCALE: u8>(
         &self,
         quants: &[[u8; 4 * LANES]; BLOCK / 4],
-        lane: usize,
         offset: i32,
-        (weight, min): (f32, f32),
-        halves: [i32; 2],
-        sum: f32,
-    ) -> f32 {
+        s: &Scales,
+        sums: &mut [f32; LANES],
+    ) {
         let Self { x, b, t, width } = *self;
-        let half = |h: usize| -> i32 {
-            let products = (h * 16..h * 16 + 16).map(|k| {
-                let q = i32::from(quants[k / 4][lane * 4 + k % 4]) - offset;
-                q * i32::from(x.quants[((b * 8 + k / 4) * width + t) * 4 + k % 4])
-            });
-            products.sum()
-        };
-        let int = match SCALE {
-            scale::HALVES => half(0) * halves[0] + half(1) * halves[1],
-            _ => half(0) + half(1),
-        };
         let (d, d_sum) = (x.scales[2 * b * width + t], x.scales[(2 * b + 1) * width + t]);
-        let sum = (int as f32).mul_add(weight * d, sum);
-        match SCALE {
-            scale::AFFINE | scale::SUPER => min.mul_add(d_sum, sum),
-            _ => sum,
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            let half = |h: usize| -> i32 {
+                let products = (h * 16..h * 16 + 16).map(|k| {
+                    let q = i32::from(quants[k / 4][lane * 4 + k % 4]) - offset;
+                    q * i32::from(x.quants[((b * 8 + k / 4) * width + t) * 4 + k % 4])
+                });
+                products.sum()
+            };
+            let int = match SCALE {
+                scale::HALVES => half(0) * s.halves[0][lane] + half(1) * s.halves[1][lane],
+                _ => half(0) + half(1),
+            };
+            *sum = (int as f32).mul_add(s.weight[lane] * d, *sum);
+            if matches!(SCALE, scale::AFFINE | scale::SUPER) {
+                *sum = s.min[lane].mul_add(d_sum, *sum);
+            }
         }
     }
 }
