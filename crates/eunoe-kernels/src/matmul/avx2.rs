@@ -3,7 +3,7 @@
 use super::acts::{Sums, Tile};
 use super::pack::{CHUNK, Chunk, Group, header_bytes};
 use super::panel::{BIAS, PanelBlock, is_biased};
-use super::{LANES, Task, first_rows, offset, scale};
+use super::{LANES, Task, first_rows, float, offset, scale};
 use std::arch::x86_64::*;
 
 /// As `scalar::direct`.
@@ -203,14 +203,29 @@ fn products<const BITS: usize>(w: __m256i, x: __m256i) -> __m256i {
 /// As `scalar::float_sums`.
 ///
 /// # Safety
-/// The processor has AVX2 and FMA.
+/// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn float_sums<const T: usize>(w: &[[f32; LANES]], x: &[f32], sums: &mut [[f32; LANES]; T]) {
+pub(super) unsafe fn float_sums<const KIND: u8, const T: usize>(
+    w: &[u8],
+    x: &[f32],
+    sums: &mut [[f32; LANES]; T],
+) {
+    let size = float::bytes(KIND);
     for side in 0..2 {
         let mut acc = [_mm256_setzero_ps(); T];
-        for (w, x) in w.iter().zip(x.as_chunks::<T>().0) {
-            // SAFETY: `w` is 16 floats, 8 a side.
-            let w = unsafe { _mm256_loadu_ps(w.as_ptr().add(side * 8)) };
+        for (w, x) in w.chunks_exact(LANES * size).zip(x.as_chunks::<T>().0) {
+            // SAFETY: `w` is 16 floats of this kind, 8 a side.
+            let w = unsafe {
+                let w = w.as_ptr().add(side * 8 * size);
+                match KIND {
+                    float::F32 => _mm256_loadu_ps(w.cast()),
+                    float::F16 => _mm256_cvtph_ps(_mm_loadu_si128(w.cast())),
+                    _ => {
+                        let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.cast()));
+                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+                    }
+                }
+            };
             for t in 0..T {
                 acc[t] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[t]), acc[t]);
             }

@@ -3,7 +3,7 @@
 use super::acts::{Sums, Tile};
 use super::pack::{Chunk, Group, chunk_bytes, header_bytes};
 use super::panel::{PanelBlock, is_biased};
-use super::{LANES, Task, first_rows, offset, scale};
+use super::{LANES, Task, first_rows, float, offset, scale};
 use std::arch::x86_64::*;
 
 /// Bytes from what a product of one row reads to what it asks the memory for.
@@ -205,11 +205,27 @@ impl Scales {
 /// # Safety
 /// The processor has AVX-512 F.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn float_sums<const T: usize>(w: &[[f32; LANES]], x: &[f32], sums: &mut [[f32; LANES]; T]) {
+pub(super) unsafe fn float_sums<const KIND: u8, const T: usize>(
+    w: &[u8],
+    x: &[f32],
+    sums: &mut [[f32; LANES]; T],
+) {
     let mut acc = [_mm512_setzero_ps(); T];
-    for (w, x) in w.iter().zip(x.as_chunks::<T>().0) {
-        // SAFETY: `w` is 16 floats.
-        let w = unsafe { _mm512_loadu_ps(w.as_ptr()) };
+    for (w, x) in w.chunks_exact(LANES * float::bytes(KIND)).zip(x.as_chunks::<T>().0) {
+        // SAFETY: `w` is 16 floats of this kind; prefetching reads nothing that the program sees.
+        let w = unsafe {
+            if T == 1 {
+                _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(AHEAD).cast());
+            }
+            match KIND {
+                float::F32 => _mm512_loadu_ps(w.as_ptr().cast()),
+                float::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(w.as_ptr().cast())),
+                _ => {
+                    let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(w.as_ptr().cast()));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+                }
+            }
+        };
         for t in 0..T {
             acc[t] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[t]), acc[t]);
         }

@@ -134,20 +134,38 @@ impl Task<'_> {
         }
     }
 
+    /// Float weights as they are, others dequantised group by group.
     fn float_sums(&self, sums: &mut [Sums]) {
-        let mut floats = vec![[0.0f32; LANES]; self.w.cols()];
-        for (g, sums) in self.groups.clone().zip(sums.chunks_exact_mut(self.x.tiles())) {
-            self.isa.run(
-                #[inline(always)]
-                || self.w.dequantise_group(g, &mut floats),
-            );
-            for (tile, sums) in sums.iter_mut().enumerate() {
-                let x = self.x.floats(tile);
-                match self.x.width() {
-                    1 => float_tile::<1>(self.isa, &floats, x, sums),
-                    4 => float_tile::<4>(self.isa, &floats, x, sums),
-                    _ => float_tile::<8>(self.isa, &floats, x, sums),
+        match self.w.dtype() {
+            Dtype::F32 => self.float_groups::<{ float::F32 }>(sums, |g| self.w.group(g).bytes),
+            Dtype::F16 => self.float_groups::<{ float::F16 }>(sums, |g| self.w.group(g).bytes),
+            Dtype::BF16 => self.float_groups::<{ float::BF16 }>(sums, |g| self.w.group(g).bytes),
+            _ => {
+                let mut floats = vec![[0.0f32; LANES]; self.w.cols()];
+                for (g, sums) in self.groups.clone().zip(sums.chunks_exact_mut(self.x.tiles())) {
+                    self.isa.run(
+                        #[inline(always)]
+                        || self.w.dequantise_group(g, &mut floats),
+                    );
+                    self.float_tiles::<{ float::F32 }>(as_bytes(&floats), sums);
                 }
+            }
+        }
+    }
+
+    fn float_groups<'w, const KIND: u8>(&self, sums: &mut [Sums], bytes: impl Fn(usize) -> &'w [u8]) {
+        for (g, sums) in self.groups.clone().zip(sums.chunks_exact_mut(self.x.tiles())) {
+            self.float_tiles::<KIND>(bytes(g), sums);
+        }
+    }
+
+    fn float_tiles<const KIND: u8>(&self, w: &[u8], sums: &mut [Sums]) {
+        for (tile, sums) in sums.iter_mut().enumerate() {
+            let x = self.x.floats(tile);
+            match self.x.width() {
+                1 => float_tile::<KIND, 1>(self.isa, w, x, sums),
+                4 => float_tile::<KIND, 4>(self.isa, w, x, sums),
+                _ => float_tile::<KIND, 8>(self.isa, w, x, sums),
             }
         }
     }
@@ -178,17 +196,22 @@ impl Task<'_> {
     }
 }
 
-fn float_tile<const T: usize>(isa: Isa, w: &[[f32; LANES]], x: &[f32], sums: &mut Sums) {
+fn float_tile<const KIND: u8, const T: usize>(isa: Isa, w: &[u8], x: &[f32], sums: &mut Sums) {
     let sums: &mut [[f32; LANES]; T] = first_rows(sums);
     match isa {
         // SAFETY: `Isa::Avx512` is only made where the processor has the features.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::float_sums::<T>(w, x, sums) },
+        Isa::Avx512 => unsafe { avx512::float_sums::<KIND, T>(w, x, sums) },
         // SAFETY: as above for AVX2.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::float_sums::<T>(w, x, sums) },
-        _ => scalar::float_sums::<T>(w, x, sums),
+        Isa::Avx2 => unsafe { avx2::float_sums::<KIND, T>(w, x, sums) },
+        _ => scalar::float_sums::<KIND, T>(w, x, sums),
     }
+}
+
+fn as_bytes(floats: &[[f32; LANES]]) -> &[u8] {
+    // SAFETY: floats are plain bytes without padding.
+    unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), size_of_val(floats)) }
 }
 
 #[inline(always)]
@@ -206,6 +229,28 @@ pub(crate) mod scale {
     pub(crate) const SUPER: u8 = 2;
     /// `w = d * sc * (q - 32)`, f16 `d` per 256, a signed byte `sc` per half block.
     pub(crate) const HALVES: u8 = 3;
+}
+
+/// Kinds of float weights (`u8` constants, as const generics want).
+pub(crate) mod float {
+    pub(crate) const F32: u8 = 0;
+    pub(crate) const F16: u8 = 1;
+    pub(crate) const BF16: u8 = 2;
+
+    pub(crate) const fn bytes(kind: u8) -> usize {
+        if kind == F32 { 4 } else { 2 }
+    }
+
+    /// The float that `bytes` hold.
+    #[inline(always)]
+    pub(crate) fn read(kind: u8, bytes: &[u8]) -> f32 {
+        match (kind, bytes) {
+            (F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            (F16, &[a, b]) => crate::float16::f16_to_f32(u16::from_le_bytes([a, b])),
+            (_, &[a, b]) => f32::from_bits(u32::from(u16::from_le_bytes([a, b])) << 16),
+            _ => unreachable!("bytes of one float"),
+        }
+    }
 }
 
 /// What is subtracted from an unsigned quant.

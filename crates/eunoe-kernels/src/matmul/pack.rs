@@ -11,7 +11,7 @@
 //! block two bytes per row (`HALVES`); or once `d` and `m` per row, then the same (`SUPER`).
 //! A group of floats is, for each input, its 16 rows.
 
-use super::{Arithmetic, BLOCK, LANES, offset, scale};
+use super::{Arithmetic, BLOCK, LANES, float, offset, scale};
 use crate::Pool;
 use crate::pool::Shards;
 use crate::vm::Huge;
@@ -32,7 +32,7 @@ pub(crate) const CHUNK: usize = 8;
 /// One group of 16 rows of quants.
 #[derive(Clone, Copy)]
 pub(crate) struct Group<'a> {
-    bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     pub(crate) blocks: usize,
 }
 
@@ -213,11 +213,9 @@ impl Packed {
     pub(crate) fn dequantise_group(&self, g: usize, out: &mut [[f32; LANES]]) {
         let group = self.group(g);
         match self.dtype {
-            Dtype::F32 => floats::<4>(group, out, f32::from_le_bytes),
-            Dtype::F16 => floats::<2>(group, out, |b| crate::float16::f16_to_f32(u16::from_le_bytes(b))),
-            Dtype::BF16 => {
-                floats::<2>(group, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
-            }
+            Dtype::F32 => floats::<{ float::F32 }>(group, out),
+            Dtype::F16 => floats::<{ float::F16 }>(group, out),
+            Dtype::BF16 => floats::<{ float::BF16 }>(group, out),
             Dtype::Q4_0 => quants::<4, { scale::PLAIN }>(group, out),
             Dtype::Q4_1 => quants::<4, { scale::AFFINE }>(group, out),
             Dtype::Q5_0 => quants::<5, { scale::PLAIN }>(group, out),
@@ -231,10 +229,11 @@ impl Packed {
 }
 
 #[inline(always)]
-fn floats<const SIZE: usize>(group: Group<'_>, out: &mut [[f32; LANES]], read: impl Fn([u8; SIZE]) -> f32) {
-    for (out, row) in out.iter_mut().zip(group.bytes.as_chunks::<SIZE>().0.as_chunks::<LANES>().0) {
-        for lane in 0..LANES {
-            out[lane] = read(row[lane]);
+fn floats<const KIND: u8>(group: Group<'_>, out: &mut [[f32; LANES]]) {
+    let size = float::bytes(KIND);
+    for (out, row) in out.iter_mut().zip(group.bytes.chunks_exact(LANES * size)) {
+        for (out, bytes) in out.iter_mut().zip(row.chunks_exact(size)) {
+            *out = float::read(KIND, bytes);
         }
     }
 }
@@ -293,7 +292,8 @@ impl Scales {
                 s.weight[lane] *= f32::from(bytes[0]);
                 s.min[lane] = -(s.min[lane] * f32::from(bytes[1]));
             } else {
-                (s.halves[0][lane], s.halves[1][lane]) = (i32::from(bytes[0] as i8), i32::from(bytes[1] as i8));
+                (s.halves[0][lane], s.halves[1][lane]) =
+                    (i32::from(bytes[0] as i8), i32::from(bytes[1] as i8));
             }
         }
         s

@@ -3,7 +3,7 @@
 use super::acts::{Acts, Sums, Tile};
 use super::pack::{CHUNK, Group, Scales, quant_row};
 use super::panel::{BIAS, PanelBlock, is_biased};
-use super::{BLOCK, LANES, Task, first_rows, offset, scale};
+use super::{BLOCK, LANES, Task, first_rows, float, offset, scale};
 
 pub(super) fn direct<const BITS: usize, const SCALE: u8, const T: usize>(task: &Task<'_>, sums: &mut [Sums]) {
     for (group, tile, sums) in task.cells(sums) {
@@ -83,14 +83,15 @@ impl Input<'_> {
     }
 }
 
-/// Sums of one group of dequantised weights (`[cols][16]`) for a tile of float inputs (`[cols][T]`): one fused
-/// multiply-add per input, in input order.
-pub(super) fn float_sums<const T: usize>(w: &[[f32; LANES]], x: &[f32], sums: &mut [[f32; LANES]; T]) {
+/// Sums of one group of float weights (`[cols][16]`) for a tile of float inputs (`[cols][T]`): one fused multiply-add
+/// per input, in input order.
+pub(super) fn float_sums<const KIND: u8, const T: usize>(w: &[u8], x: &[f32], sums: &mut [[f32; LANES]; T]) {
     *sums = [[0.0; LANES]; T];
-    for (w, x) in w.iter().zip(x.chunks_exact(T)) {
+    let size = float::bytes(KIND);
+    for (w, x) in w.chunks_exact(LANES * size).zip(x.as_chunks::<T>().0) {
         for t in 0..T {
-            for lane in 0..LANES {
-                sums[t][lane] = w[lane].mul_add(x[t], sums[t][lane]);
+            for (sum, w) in sums[t].iter_mut().zip(w.chunks_exact(size)) {
+                *sum = float::read(KIND, w).mul_add(x[t], *sum);
             }
         }
     }
