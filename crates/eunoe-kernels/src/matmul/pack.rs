@@ -12,9 +12,9 @@
 //! A group of floats is, for each input, its 16 rows.
 
 use super::{Arithmetic, BLOCK, LANES, float, offset, scale};
-use crate::Pool;
 use crate::pool::Shards;
 use crate::vm::Huge;
+use crate::{Isa, Pool};
 use eunoe_core::{Dtype, Error, Result};
 use half::f16;
 
@@ -150,13 +150,18 @@ impl Packed {
             .checked_mul(group)
             .ok_or_else(|| Error::shape("bytes of a matrix", "a size that memory can have", [rows, cols]))?;
         let mut packed = Self { dtype, rows, cols, data: Huge::new(size)? };
-        let shared = Shards::new(&mut packed.data);
+        let (isa, shared) = (Isa::detect(), Shards::new(&mut packed.data));
         pool.run(groups, &|g| {
             // SAFETY: one task per group, groups are disjoint, and `packed.data` outlives the loop.
             let group = unsafe { shared.part(g * group, group) };
-            for lane in 0..LANES.min(rows - g * LANES) {
-                pack_row(dtype, lane, &bytes[(g * LANES + lane) * row_bytes..][..row_bytes], group);
-            }
+            isa.run(
+                #[inline(always)]
+                || {
+                    for lane in 0..LANES.min(rows - g * LANES) {
+                        pack_row(dtype, lane, &bytes[(g * LANES + lane) * row_bytes..][..row_bytes], group);
+                    }
+                },
+            );
         });
         Ok(packed)
     }
@@ -351,6 +356,7 @@ pub(crate) fn quant_row<const BITS: usize>(block: &[u8], g: usize, out: &mut [u8
     }
 }
 
+#[inline(always)]
 fn pack_row(dtype: Dtype, lane: usize, row: &[u8], group: &mut [u8]) {
     let Some((bits, kind)) = form(dtype) else {
         let size = dtype.block().1;
@@ -383,6 +389,7 @@ fn pack_row(dtype: Dtype, lane: usize, row: &[u8], group: &mut [u8]) {
 }
 
 /// Writes one row of a block: the four bytes of each 4-byte group at once.
+#[inline(always)]
 fn write_quants(bits: usize, lane: usize, q: &[u8; BLOCK], block: &mut [u8]) {
     let words: [u32; 8] = std::array::from_fn(|g| u32::from_le_bytes(four(q, 4 * g)));
     let mut write = |vector: usize, word: u32| {
@@ -407,6 +414,7 @@ fn write_quants(bits: usize, lane: usize, q: &[u8; BLOCK], block: &mut [u8]) {
 
 impl Block {
     /// Part `part` (32 inputs) of one block of the file.
+    #[inline(always)]
     fn read(dtype: Dtype, bytes: &[u8], part: usize) -> Self {
         let half = |at: usize| f16::from_le_bytes(two(bytes, at));
         let mut q = [0u8; BLOCK];
