@@ -124,9 +124,9 @@ impl Task<'_> {
     /// Without panels: weights are unpacked in registers, for each tile anew.
     fn direct<const BITS: usize, const SCALE: u8, const T: usize>(&self, sums: &mut [Sums]) {
         match self.isa {
-            // SAFETY: `Isa::Avx512` is only made where the processor has the features.
+            // SAFETY: AVX-512 variants are only made where the processor has the features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512::direct::<BITS, SCALE, T>(self, sums) },
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::direct::<BITS, SCALE, T>(self, sums) },
             // SAFETY: as above for AVX2.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::direct::<BITS, SCALE, T>(self, sums) },
@@ -199,7 +199,7 @@ impl Task<'_> {
 fn float_tile<const KIND: u8, const T: usize>(isa: Isa, w: &[u8], x: &[f32], sums: &mut Sums) {
     let sums: &mut [[f32; LANES]; T] = first_rows(sums);
     match isa {
-        // SAFETY: `Isa::Avx512` is only made where the processor has the features.
+        // SAFETY: AVX-512 variants are only made where the processor has the features.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { avx512::float_sums::<KIND, T>(w, x, sums) },
         // SAFETY: as above for AVX2.

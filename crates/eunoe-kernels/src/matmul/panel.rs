@@ -66,9 +66,9 @@ fn add<const SCALE: u8>(isa: Isa, panel: &[PanelBlock], x: &Acts, first: usize, 
     for (tile, sums) in sums.iter_mut().enumerate() {
         let x = x.quantised(tile).from(first, panel.len());
         match isa {
-            // SAFETY: `Isa::Avx512` is only made where the processor has the features; `x` has the panel's blocks.
+            // SAFETY: AVX-512 variants are only made where the processor has the features; `x` has the panel's blocks.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { super::avx512::panel_sums::<SCALE>(panel, x, sums) },
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { super::avx512::panel_sums::<SCALE>(panel, x, sums) },
             // SAFETY: as above for AVX2.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { super::avx2::panel_sums::<SCALE>(panel, x, sums) },
