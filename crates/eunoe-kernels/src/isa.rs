@@ -10,6 +10,9 @@ pub enum Isa {
     /// AVX2, FMA and F16C.
     #[non_exhaustive]
     Avx2,
+    /// AVX2, FMA, F16C and AVX-VNNI.
+    #[non_exhaustive]
+    AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI (and F16C).
     #[non_exhaustive]
     Avx512,
@@ -19,13 +22,14 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best one that this processor has, or the one that `EUNOE_ISA` (`scalar`, `avx2`, `avx512`,
-    /// `avx512bf16`) asks for where the processor has it.
+    /// The best one that this processor has, or the one that `EUNOE_ISA` (`scalar`, `avx2`, `avxvnni`,
+    /// `avx512`, `avx512bf16`) asks for where the processor has it.
     pub fn detect() -> Self {
         let best = Self::best();
         match std::env::var("EUNOE_ISA").as_deref() {
             Ok("scalar") => Self::Scalar,
             Ok("avx2") => best.min(Self::Avx2),
+            Ok("avxvnni") if Self::has_avx_vnni() => Self::AvxVnni,
             Ok("avx512") => best.min(Self::Avx512),
             _ => best,
         }
@@ -33,8 +37,20 @@ impl Isa {
 
     /// Every set that this processor has, the reference first.
     pub fn available() -> Vec<Self> {
-        let all = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
-        all.into_iter().filter(|isa| *isa <= Self::best()).collect()
+        let all = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Avx512Bf16];
+        // a processor may have AVX-512 and lack AVX-VNNI
+        let has = |isa: Isa| isa <= Self::best() && (isa != Self::AvxVnni || Self::has_avx_vnni());
+        all.into_iter().filter(|isa| has(*isa)).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn has_avx_vnni() -> bool {
+        is_x86_feature_detected!("avxvnni")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn has_avx_vnni() -> bool {
+        false
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -51,6 +67,7 @@ impl Isa {
         match (avx2, avx512, avx512 && is_x86_feature_detected!("avx512bf16")) {
             (_, _, true) => Self::Avx512Bf16,
             (_, true, _) => Self::Avx512,
+            (true, ..) if Self::has_avx_vnni() => Self::AvxVnni,
             (true, ..) => Self::Avx2,
             _ => Self::Scalar,
         }
@@ -73,7 +90,7 @@ impl Isa {
             Self::Avx512 | Self::Avx512Bf16 => unsafe { with_avx512(body) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { with_avx2(body) },
+            Self::Avx2 | Self::AvxVnni => unsafe { with_avx2(body) },
             _ => body(),
         }
     }

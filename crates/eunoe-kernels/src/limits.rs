@@ -51,7 +51,7 @@ fn sum(isa: Isa, bytes: &[u8]) -> u64 {
         isa if isa >= Isa::Avx512 => unsafe { x86::sum_512(bytes) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86::sum_256(bytes) },
+        Isa::Avx2 | Isa::AvxVnni => unsafe { x86::sum_256(bytes) },
         _ => {
             let mut sums = [0u64; 16];
             for words in bytes.as_chunks::<8>().0.as_chunks::<16>().0 {
@@ -90,7 +90,7 @@ fn int8_loop(isa: Isa) -> Work {
         isa if isa >= Isa::Avx512 => |rounds| unsafe { x86::int8_512(rounds) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => |rounds| unsafe { x86::int8_256(rounds) },
+        Isa::Avx2 | Isa::AvxVnni => |rounds| unsafe { x86::int8_256(rounds) },
         _ => int8_scalar,
     }
 }
@@ -102,7 +102,7 @@ fn f32_loop(isa: Isa) -> Work {
         isa if isa >= Isa::Avx512 => |rounds| unsafe { x86::f32_512(rounds) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => |rounds| unsafe { x86::f32_256(rounds) },
+        Isa::Avx2 | Isa::AvxVnni => |rounds| unsafe { x86::f32_256(rounds) },
         _ => f32_scalar,
     }
 }
@@ -172,7 +172,7 @@ mod tests {
         for isa in Isa::available() {
             let lanes = match isa {
                 Isa::Scalar => 4,
-                Isa::Avx2 => 8,
+                Isa::Avx2 | Isa::AvxVnni => 8,
                 _ => 16,
             };
             for rounds in [0, 1, 7, 1000] {

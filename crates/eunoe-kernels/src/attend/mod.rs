@@ -242,7 +242,7 @@ fn partition(isa: Isa, block: &Block<'_>, part: usize, buffers: &mut Buffers<'_>
         Isa::Scalar => scalar::partition(block, part, buffers, out),
         // SAFETY: vector variants of `Isa` are only made where the processor has them.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::partition(block, part, buffers, out) },
+        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::partition(block, part, buffers, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::partition(block, part, buffers, out) },
@@ -263,7 +263,7 @@ fn columns(
         Isa::Scalar => scalar::columns(block, first, update, buffers, out),
         // SAFETY: vector variants of `Isa` are only made where the processor has them.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::columns(block, first, update, buffers, out) },
+        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::columns(block, first, update, buffers, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::columns(block, first, update, buffers, out) },

@@ -1,4 +1,5 @@
-//! AVX2: two halves of 8 rows, four inputs at a time.
+//! AVX2: two halves of 8 rows, four inputs at a time. Integer kernels are written once and compiled twice, the second
+//! time with AVX-VNNI's dot product of four bytes.
 
 use super::acts::{Sums, Tile};
 use super::pack::{CHUNK, Chunk, Group, header_bytes};
@@ -16,14 +17,32 @@ pub(super) unsafe fn direct<const BITS: usize, const SCALE: u8, const T: usize>(
     sums: &mut [Sums],
 ) {
     for (group, tile, sums) in task.cells(sums) {
+        let (group, tile) = (task.w.group(group), task.x.quantised(tile));
         // SAFETY: the caller's promise.
-        unsafe { int_sums::<BITS, SCALE, T>(task.w.group(group), task.x.quantised(tile), first_rows(sums)) };
+        unsafe { int_sums::<false, BITS, SCALE, T>(group, tile, first_rows(sums)) };
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
+/// As `direct`.
+///
+/// # Safety
+/// The processor has AVX2, FMA, F16C and AVX-VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn direct_vnni<const BITS: usize, const SCALE: u8, const T: usize>(
+    task: &Task<'_>,
+    sums: &mut [Sums],
+) {
+    for (group, tile, sums) in task.cells(sums) {
+        let (group, tile) = (task.w.group(group), task.x.quantised(tile));
+        // SAFETY: the caller's promise.
+        unsafe { int_sums::<true, BITS, SCALE, T>(group, tile, first_rows(sums)) };
+    }
+}
+
+/// # Safety
+/// The processor has AVX2, FMA and F16C, and AVX-VNNI where `VNNI` says so.
+#[inline(always)]
+unsafe fn int_sums<const VNNI: bool, const BITS: usize, const SCALE: u8, const T: usize>(
     g: Group<'_>,
     x: Tile<'_>,
     sums: &mut [[f32; LANES]; T],
@@ -31,37 +50,39 @@ unsafe fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
     assert!(x.quants.len() == g.blocks * 32 * T);
     assert!(x.scales.len() == g.blocks * 2 * T && x.starts.len() == g.blocks * 2 * T);
     for side in 0..2 {
-        let mut acc = [_mm256_setzero_ps(); T];
-        for b in 0..g.blocks {
-            let chunk = g.chunk(BITS, SCALE, b / CHUNK);
-            // SAFETY: `Group::chunk` sized quants and scales for its blocks, of which `side * 32` is the second half
-            // of each vector; the inputs hold as many blocks as the group, by the assertions above.
-            unsafe {
+        // SAFETY: the caller's promise for all of it; `Group::chunk` sized quants and scales for its blocks, of which
+        // `side * 32` is the second half of each vector; the inputs hold as many blocks as the group, by the
+        // assertions above; a row of sums is 16 floats, 8 a side.
+        unsafe {
+            let mut acc = [_mm256_setzero_ps(); T];
+            for b in 0..g.blocks {
+                let chunk = g.chunk(BITS, SCALE, b / CHUNK);
                 let quants = chunk.quants.as_ptr().add(b % CHUNK * BITS * 64 + side * 32);
                 let s = Scales::load::<SCALE>(chunk, b % CHUNK, side);
-                for t in 0..T {
-                    let input = x.quants.as_ptr().add(b * 32 * T + t * 4);
-                    let mut dot = [_mm256_setzero_si256(); 2];
-                    for k in 0..8 {
-                        let four = input.add(k * T * 4).cast::<i32>().read_unaligned();
-                        let products = products::<BITS>(unpack::<BITS>(quants, k), _mm256_set1_epi32(four));
-                        dot[k / 4] = _mm256_add_epi32(dot[k / 4], products);
+                let mut dot = [[_mm256_setzero_si256(); 2]; T];
+                for k in 0..8 {
+                    let w = unpack::<BITS>(quants, k);
+                    for t in 0..T {
+                        let four = x.quants.as_ptr().add((b * 8 + k) * T * 4 + t * 4);
+                        let four = _mm256_set1_epi32(four.cast::<i32>().read_unaligned());
+                        dot[t][k / 4] = dot4::<VNNI>(dot[t][k / 4], w, four, BITS == 8);
                     }
+                }
+                for t in 0..T {
                     for h in 0..2 {
-                        // 8-bit weights are read as signed bytes: their offset is gone already
-                        if BITS < 8 && offset(BITS, SCALE) > 0 {
+                        // without VNNI 8-bit weights are read as signed bytes: their offset is gone already
+                        if (VNNI || BITS < 8) && offset(BITS, SCALE) > 0 {
                             let start = x.starts[(2 * b + h) * T + t] / (BIAS / offset(BITS, SCALE));
-                            dot[h] = _mm256_add_epi32(dot[h], _mm256_set1_epi32(start));
+                            dot[t][h] = _mm256_add_epi32(dot[t][h], _mm256_set1_epi32(start));
                         }
                     }
                     let scales = [x.scales[2 * b * T + t], x.scales[(2 * b + 1) * T + t]];
-                    acc[t] = s.add::<SCALE>(dot, scales, acc[t]);
+                    acc[t] = s.add::<SCALE>(dot[t], scales, acc[t]);
                 }
             }
-        }
-        for t in 0..T {
-            // SAFETY: a row of sums is 16 floats, 8 a side.
-            unsafe { _mm256_storeu_ps(sums[t].as_mut_ptr().add(side * 8), acc[t]) };
+            for t in 0..T {
+                _mm256_storeu_ps(sums[t].as_mut_ptr().add(side * 8), acc[t]);
+            }
         }
     }
 }
@@ -72,15 +93,37 @@ unsafe fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn panel_sums<const SCALE: u8>(panel: &[PanelBlock], x: Tile<'_>, sums: &mut Sums) {
+    // SAFETY: the caller's promise.
+    unsafe { panel_sums_of::<false, SCALE>(panel, x, sums) }
+}
+
+/// As `panel_sums`.
+///
+/// # Safety
+/// The processor has AVX2, FMA, F16C and AVX-VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn panel_sums_vnni<const SCALE: u8>(panel: &[PanelBlock], x: Tile<'_>, sums: &mut Sums) {
+    // SAFETY: the caller's promise.
+    unsafe { panel_sums_of::<true, SCALE>(panel, x, sums) }
+}
+
+/// # Safety
+/// The processor has AVX2, FMA and F16C, and AVX-VNNI where `VNNI` says so.
+#[inline(always)]
+unsafe fn panel_sums_of<const VNNI: bool, const SCALE: u8>(
+    panel: &[PanelBlock],
+    x: Tile<'_>,
+    sums: &mut Sums,
+) {
     const WIDTH: usize = 8;
     /// Rows whose sums stay in registers.
     const T: usize = 4;
     assert!(x.quants.len() == panel.len() * 32 * WIDTH && x.scales.len() == panel.len() * 2 * WIDTH);
     for (side, first) in [(0, 0), (0, T), (1, 0), (1, T)] {
-        let mut acc = [_mm256_setzero_ps(); T];
-        // SAFETY: a row of sums is 16 floats, 8 a side, as are the scales of a panel; the inputs hold as many blocks
-        // as the panel, by the assertions above.
+        // SAFETY: the caller's promise for all of it; a row of sums is 16 floats, 8 a side, as are the scales of a
+        // panel; the inputs hold as many blocks as the panel, by the assertions above.
         unsafe {
+            let mut acc = [_mm256_setzero_ps(); T];
             for t in 0..T {
                 acc[t] = _mm256_loadu_ps(sums[first + t].as_ptr().add(side * 8));
             }
@@ -92,17 +135,17 @@ pub(super) unsafe fn panel_sums<const SCALE: u8>(panel: &[PanelBlock], x: Tile<'
                     for t in 0..T {
                         let four = x.quants.as_ptr().add(((b * 8 + k) * WIDTH + first + t) * 4);
                         let four = _mm256_set1_epi32(four.cast::<i32>().read_unaligned());
-                        // what has a bias is read as signed bytes: the bias is gone already
-                        let products = if is_biased(SCALE) {
-                            products::<8>(quants, four)
-                        } else {
-                            products::<4>(quants, four)
-                        };
-                        dot[t][k / 4] = _mm256_add_epi32(dot[t][k / 4], products);
+                        dot[t][k / 4] = dot4::<VNNI>(dot[t][k / 4], quants, four, is_biased(SCALE));
                     }
                 }
                 for t in 0..T {
                     let at = 2 * b * WIDTH + first + t;
+                    if VNNI && is_biased(SCALE) {
+                        for h in 0..2 {
+                            let start = _mm256_set1_epi32(x.starts[at + h * WIDTH]);
+                            dot[t][h] = _mm256_add_epi32(dot[t][h], start);
+                        }
+                    }
                     acc[t] = s.add::<SCALE>(dot[t], [x.scales[at], x.scales[at + WIDTH]], acc[t]);
                 }
             }
@@ -186,18 +229,26 @@ impl Scales {
     }
 }
 
-/// Sums of four products in each of 8 lanes.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn products<const BITS: usize>(w: __m256i, x: __m256i) -> __m256i {
-    // pairs of products stay below 2^15: at most 2 * 128 * 127 here, 2 * 63 * 127 for fewer bits
-    let pairs = if BITS == 8 {
-        let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-        _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-    } else {
-        _mm256_maddubs_epi16(w, x)
-    };
-    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+/// `dot` plus four products in each of 8 lanes. Without VNNI, weights that `may_pass_127` are read as `w - 128`.
+///
+/// # Safety
+/// The processor has AVX2, and AVX-VNNI where `VNNI` says so.
+#[inline(always)]
+unsafe fn dot4<const VNNI: bool>(dot: __m256i, w: __m256i, x: __m256i, may_pass_127: bool) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if VNNI {
+            return _mm256_dpbusd_avx_epi32(dot, w, x);
+        }
+        // pairs of products stay below 2^15: at most 2 * 128 * 127 here, 2 * 63 * 127 for fewer bits
+        let pairs = if may_pass_127 {
+            let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+        } else {
+            _mm256_maddubs_epi16(w, x)
+        };
+        _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
 }
 
 /// As `scalar::float_sums`.

@@ -130,6 +130,9 @@ impl Task<'_> {
             // SAFETY: as above for AVX2.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::direct::<BITS, SCALE, T>(self, sums) },
+            // SAFETY: as above for AVX2 and AVX-VNNI.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => unsafe { avx2::direct_vnni::<BITS, SCALE, T>(self, sums) },
             _ => scalar::direct::<BITS, SCALE, T>(self, sums),
         }
     }
@@ -201,10 +204,10 @@ fn float_tile<const KIND: u8, const T: usize>(isa: Isa, w: &[u8], x: &[f32], sum
     match isa {
         // SAFETY: AVX-512 variants are only made where the processor has the features.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::float_sums::<KIND, T>(w, x, sums) },
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::float_sums::<KIND, T>(w, x, sums) },
         // SAFETY: as above for AVX2.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::float_sums::<KIND, T>(w, x, sums) },
+        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::float_sums::<KIND, T>(w, x, sums) },
         _ => scalar::float_sums::<KIND, T>(w, x, sums),
     }
 }

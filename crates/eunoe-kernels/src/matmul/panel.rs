@@ -72,6 +72,9 @@ fn add<const SCALE: u8>(isa: Isa, panel: &[PanelBlock], x: &Acts, first: usize, 
             // SAFETY: as above for AVX2.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { super::avx2::panel_sums::<SCALE>(panel, x, sums) },
+            // SAFETY: as above for AVX2 and AVX-VNNI.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => unsafe { super::avx2::panel_sums_vnni::<SCALE>(panel, x, sums) },
             _ => super::scalar::panel_sums::<SCALE>(panel, x, sums),
         }
     }
