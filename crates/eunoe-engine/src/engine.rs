@@ -12,7 +12,7 @@ use eunoe_model::chat::ChatTemplate;
 use eunoe_model::gguf;
 use eunoe_model::probe::{NoProbe, Probe};
 use eunoe_model::tokenizer::Tokenizer;
-use eunoe_model::{Config, Cpu, Model};
+use eunoe_model::{Buffer, Config, Cpu, Model};
 use std::path::Path;
 
 /// How a model is opened.
@@ -50,7 +50,7 @@ pub struct Session {
     pub kv: Kv,
     length: Length,
     /// Logits after the newest row `[vocab]`; empty before the first.
-    logits: Vec<f32>,
+    logits: Buffer,
     prompt_ended: bool,
     /// A forward pass broke off: some strips hold rows that others lack.
     is_broken: bool,
@@ -117,7 +117,7 @@ impl Engine {
     /// [`Error::Limit`] when the plan cannot hold it.
     pub fn session(&self, plan: &Plan, length: Length) -> Result<Session> {
         let kv = Kv::new(self.config(), plan, self.layout(plan, length)?)?;
-        Ok(Session { kv, length, logits: Vec::new(), prompt_ended: false, is_broken: false })
+        Ok(Session { kv, length, logits: Buffer::default(), prompt_ended: false, is_broken: false })
     }
 
     /// Reads tokens of one sequence, chunk by chunk. `go_on` is asked with the tokens read so far.
@@ -177,10 +177,10 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`Engine::read`]; the sequences of a failed pass cannot go on.
-    pub fn step<P: Probe>(&self, rows: &mut [(&mut Session, &[u32])], probe: &mut P) -> Result<Vec<f32>> {
+    pub fn step<P: Probe>(&self, rows: &mut [(&mut Session, &[u32])], probe: &mut P) -> Result<Buffer> {
         let c = self.config();
         if rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Buffer::default());
         }
         rows.iter().try_for_each(|(session, new)| self.check(session, new))?;
         let (mut tokens, mut pos, mut parts) = (Vec::new(), Vec::new(), Vec::new());
