@@ -4,6 +4,8 @@
 //! back half of another's range. Threads enter and leave a loop through one atomic word, the gate: who comes too late
 //! finds it closed, and nobody waits for him. Waiters spin for a bounded time and then park.
 
+mod measured;
+
 use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
 use std::ops::Range;

@@ -36,6 +36,13 @@ impl Buffers {
     }
 }
 
+impl Buffer {
+    /// Leaves it without values; its memory stays.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+}
+
 impl From<Vec<f32>> for Buffer {
     fn from(data: Vec<f32>) -> Self {
         Self { len: data.len(), data, home: None }
