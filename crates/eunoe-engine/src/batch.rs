@@ -3,6 +3,7 @@
 use crate::store::{Kv, On};
 use eunoe_core::Result;
 use eunoe_kernels::attend::{Heads, RecordRun, Rule, Run, attend, record};
+use eunoe_kernels::strip::{Push, push};
 use eunoe_kv::Column;
 use eunoe_model::{Config, Memory};
 use std::ops::Range;
@@ -44,13 +45,16 @@ impl Memory for Batch<'_> {
                     let rows = next[head]..self.parts[part].rows.end.min(next[head] + room);
                     if !rows.is_empty() {
                         next[head] = rows.end;
-                        turns.push(self.store(layer, part, head, rows, k, v)?);
+                        let kv = &mut self.parts[part].kv;
+                        kv.book(layer, head, rows.len())?;
+                        turns.push(Turn { part, head, rows, first: kv.strip(layer, head).len() });
                     }
                 }
             }
             if turns.is_empty() {
                 return Ok(());
             }
+            self.store(layer, &turns, k, v);
             self.look(layer, &turns, q, out);
         }
     }
@@ -90,24 +94,18 @@ impl Batch<'_> {
         Ok((0..next.len()).map(|h| free(kv, h)).collect())
     }
 
-    /// Stores rows of a strip that has room for them.
-    fn store(
-        &mut self,
-        layer: usize,
-        part: usize,
-        head: usize,
-        rows: Range<usize>,
-        k: &[f32],
-        v: &[f32],
-    ) -> Result<Turn> {
-        let (d, kv_heads) = (self.config.head_dim, self.config.kv_heads);
-        let Part { kv, rows: all } = &mut self.parts[part];
-        let first = kv.layers[layer].heads[head].strip.len();
-        for row in rows.clone() {
-            let at = (row * kv_heads + head) * d;
-            kv.append(layer, head, &k[at..at + d], &v[at..at + d], kv.next + (row - all.start) as u32)?;
+    /// Stores the turns' rows in strips that have room for them.
+    fn store(&mut self, layer: usize, turns: &[Turn], k: &[f32], v: &[f32]) {
+        let mut pushes = Vec::with_capacity(turns.len());
+        for (p, Part { kv, rows: all }) in self.parts.iter_mut().enumerate() {
+            for (head, h) in kv.layers[layer].heads.iter_mut().enumerate() {
+                if let Some(t) = turns.iter().find(|t| t.part == p && t.head == head) {
+                    let pos = kv.next + (t.rows.start - all.start) as u32;
+                    pushes.push(Push { strip: &mut h.strip, rows: t.rows.clone(), head, pos });
+                }
+            }
         }
-        Ok(Turn { part, head, rows, first })
+        push(self.on.isa, self.on.pool, &mut pushes, self.config.kv_heads, k, v);
     }
 
     /// Attention of the turns' rows, and the mass that their policies ask for.

@@ -12,13 +12,13 @@ use eunoe_model::chat::ChatTemplate;
 use eunoe_model::gguf;
 use eunoe_model::probe::{NoProbe, Probe};
 use eunoe_model::tokenizer::Tokenizer;
-use eunoe_model::{Config, Cpu, Model};
+use eunoe_model::{Buffer, Config, Cpu, Model};
 use std::path::Path;
 
 /// How a model is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Threads; as many as the process may use where it is 0.
+    /// Threads; where it is 0, as many as bring something by measurement ([`Pool::measured`]).
     pub threads: usize,
     /// Exact or fast products, and with them f32 or f16 as the default codec.
     pub arithmetic: Arithmetic,
@@ -50,7 +50,7 @@ pub struct Session {
     pub kv: Kv,
     length: Length,
     /// Logits after the newest row `[vocab]`; empty before the first.
-    logits: Vec<f32>,
+    logits: Buffer,
     prompt_ended: bool,
     /// A forward pass broke off: some strips hold rows that others lack.
     is_broken: bool,
@@ -78,7 +78,7 @@ impl Engine {
     /// Those of the file, its tokenizer and its weights.
     pub fn open(path: &Path, options: Options, progress: &mut dyn FnMut(f32)) -> Result<Self> {
         let gguf = gguf::open(path)?;
-        let threads = if options.threads == 0 { Pool::available() } else { options.threads };
+        let threads = if options.threads == 0 { Pool::measured() } else { options.threads };
         let cpu = Cpu::new(threads, options.arithmetic);
         let threads = cpu.pool.threads();
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
@@ -117,7 +117,7 @@ impl Engine {
     /// [`Error::Limit`] when the plan cannot hold it.
     pub fn session(&self, plan: &Plan, length: Length) -> Result<Session> {
         let kv = Kv::new(self.config(), plan, self.layout(plan, length)?)?;
-        Ok(Session { kv, length, logits: Vec::new(), prompt_ended: false, is_broken: false })
+        Ok(Session { kv, length, logits: Buffer::default(), prompt_ended: false, is_broken: false })
     }
 
     /// Reads tokens of one sequence, chunk by chunk. `go_on` is asked with the tokens read so far.
@@ -165,9 +165,10 @@ impl Engine {
                 return Err(Error::Interrupted);
             }
             let count = (tokens.len() - at).min(self.options.chunk.max(1)).min(most_rows(session).0);
-            let x = self.step(&mut [(session, &tokens[at..at + count])], &mut NoProbe)?;
-            each(at, &x);
+            let new = &tokens[at..at + count];
             at += count;
+            let x = self.pass(&mut [(session, new)], &mut NoProbe, at == tokens.len())?;
+            each(at - count, &x);
         }
         Ok(())
     }
@@ -177,10 +178,20 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`Engine::read`]; the sequences of a failed pass cannot go on.
-    pub fn step<P: Probe>(&self, rows: &mut [(&mut Session, &[u32])], probe: &mut P) -> Result<Vec<f32>> {
+    pub fn step<P: Probe>(&self, rows: &mut [(&mut Session, &[u32])], probe: &mut P) -> Result<Buffer> {
+        self.pass(rows, probe, true)
+    }
+
+    /// As [`Engine::step`]; where `is_last` does not hold, logits are computed only if the next pass needs them.
+    fn pass<P: Probe>(
+        &self,
+        rows: &mut [(&mut Session, &[u32])],
+        probe: &mut P,
+        is_last: bool,
+    ) -> Result<Buffer> {
         let c = self.config();
         if rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Buffer::default());
         }
         rows.iter().try_for_each(|(session, new)| self.check(session, new))?;
         let (mut tokens, mut pos, mut parts) = (Vec::new(), Vec::new(), Vec::new());
@@ -197,7 +208,7 @@ impl Engine {
         for (session, new) in rows.iter_mut() {
             let x = &x[start * c.d_model..][..new.len() * c.d_model];
             start += new.len();
-            self.after(session, new, x)?;
+            self.after(session, new, x, is_last)?;
             session.is_broken = false;
         }
         Ok(x)
@@ -236,14 +247,18 @@ impl Engine {
     }
 
     /// Books the rows that a forward pass has stored.
-    fn after(&self, session: &mut Session, tokens: &[u32], x: &[f32]) -> Result<()> {
+    fn after(&self, session: &mut Session, tokens: &[u32], x: &[f32], is_last: bool) -> Result<()> {
         let d = self.config().d_model;
         let first = session.kv.next;
         session.kv.next += tokens.len() as u32;
-        if session.kv.needs().column == Column::Surprisal {
+        let is_surprised = session.kv.needs().column == Column::Surprisal;
+        if is_surprised {
             self.surprise(session, first, tokens, x);
         }
-        session.logits = self.model.logits(&x[x.len() - d..]);
+        session.logits.clear();
+        if is_last || is_surprised {
+            session.logits = self.model.logits(&x[x.len() - d..]);
+        }
         if let Some(bad) = session.logits.iter().position(|l| !l.is_finite()) {
             let why =
                 format!("logit {bad} is not a number: the weights are broken, or overflow this arithmetic");

@@ -127,12 +127,11 @@ impl Kv {
         &self.layers[layer].heads[kv_head].strip
     }
 
-    /// Appends one row to a strip that has room.
-    pub(crate) fn append(&mut self, layer: usize, head: usize, k: &[f32], v: &[f32], pos: u32) -> Result<()> {
+    /// Books rows that are about to enter a strip.
+    pub(crate) fn book(&mut self, layer: usize, head: usize, rows: usize) -> Result<()> {
         let head = &mut self.layers[layer].heads[head];
-        self.ledger.take(head.strip.layout().bytes() as u64)?;
-        head.strip.push(k, v, pos);
-        head.seen += 1;
+        self.ledger.take((rows * head.strip.layout().bytes()) as u64)?;
+        head.seen += rows as u64;
         Ok(())
     }
 

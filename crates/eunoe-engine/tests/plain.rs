@@ -11,7 +11,7 @@ use eunoe_kernels::ops::Gate;
 use eunoe_kernels::rope::Rope;
 use eunoe_model::gguf::Gguf;
 use eunoe_model::probe::NoProbe;
-use eunoe_model::{Backend, Config, Memory, Model};
+use eunoe_model::{Backend, Buffer, Config, Memory, Model};
 use toy::{LLAMA, Toy, read, text};
 
 struct Plain;
@@ -31,12 +31,12 @@ impl Backend for Plain {
         Ok(Matrix { cols, w })
     }
 
-    fn embed(&self, table: &Matrix, token: u32, scale: f32, out: &mut [f32]) {
-        let row = &table.w[token as usize * table.cols..][..table.cols];
-        out.iter_mut().zip(row).for_each(|(o, w)| *o = w * scale);
+    fn embed(&self, table: &Matrix, tokens: &[u32], scale: f32) -> Buffer {
+        let row = |t: &u32| &table.w[*t as usize * table.cols..][..table.cols];
+        tokens.iter().flat_map(row).map(|w| w * scale).collect::<Vec<_>>().into()
     }
 
-    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32) -> Buffer {
         let norm = |row: &[f32]| {
             let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / row.len() as f64;
             let scale = 1.0 / (mean + f64::from(eps)).sqrt();
@@ -45,14 +45,15 @@ impl Backend for Plain {
                 .map(|(x, w)| (f64::from(*x) * scale * f64::from(*w)) as f32)
                 .collect::<Vec<_>>()
         };
-        x.chunks_exact(weight.len()).flat_map(norm).collect()
+        x.chunks_exact(weight.len()).flat_map(norm).collect::<Vec<_>>().into()
     }
 
-    fn matmul<const N: usize>(&self, weights: [&Matrix; N], x: &[f32], cols: usize) -> [Vec<f32>; N] {
+    fn matmul<const N: usize>(&self, weights: [&Matrix; N], x: &[f32], cols: usize) -> [Buffer; N] {
         let dot =
             |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         weights.map(|m| {
-            x.chunks_exact(cols).flat_map(|x| m.w.chunks_exact(cols).map(move |w| dot(x, w) as f32)).collect()
+            let row = |x| m.w.chunks_exact(cols).map(move |w| dot(x, w) as f32);
+            x.chunks_exact(cols).flat_map(row).collect::<Vec<_>>().into()
         })
     }
 
@@ -78,7 +79,7 @@ impl Backend for Plain {
     }
 
     fn add(&self, x: &mut [f32], y: &[f32]) {
-        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+        x.chunks_exact_mut(y.len()).for_each(|x| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
     }
 }
 
@@ -126,7 +127,7 @@ fn the_engine_computes_what_the_equations_say() {
             let engine = toy.open_as(2, 40, arithmetic);
             let session = read(&engine, "full", &tokens);
             let size = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-            for (got, want) in session.logits().iter().zip(&want) {
+            for (got, want) in session.logits().iter().zip(&*want) {
                 let off = (got - want).abs() / size;
                 assert!(off <= tolerance, "{toy:?} {arithmetic:?}: {got} for {want}");
             }

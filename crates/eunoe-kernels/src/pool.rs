@@ -1,61 +1,179 @@
-//! A persistent thread pool: one parallel loop at a time, tasks taken from a shared counter, waiters spin briefly
-//! and then park (a spinning barrier beside a busy neighbour costs 10 to 20 times the work).
+//! A persistent thread pool: one parallel loop at a time.
+//!
+//! Each thread owns a contiguous range of a loop's tasks and takes from its front; a thread without tasks steals the
+//! back half of another's range. Threads enter and leave a loop through one atomic word, the gate: who comes too late
+//! finds it closed, and nobody waits for him. Waiters spin for a bounded time and then park.
 
+mod measured;
+
+use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-const SPINS: u32 = 2_000;
+/// How long a waiter spins before it parks: longer than the serial parts between the loops of a forward pass, and than
+/// waking a thread takes.
+const SPIN: Duration = Duration::from_micros(100);
 
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
-/// The loop that is being run; `work` outlives every use because `Pool::run` waits for `active` to reach 0.
-#[derive(Clone, Copy)]
-struct Job {
-    work: *const Task<'static>,
-    tasks: usize,
+/// Threads inside the loop in the low half, a number that is odd while the gate is open in the high half.
+type Gate = u64;
+/// From closed to open and from open to closed.
+const STEP: Gate = 1 << 32;
+/// "Inside" a closed gate when the pool ends.
+const STOP: u64 = STEP - 1;
+
+fn number(gate: Gate) -> u64 {
+    gate >> 32
 }
 
-// SAFETY: `work` points to a `Sync` closure that `Pool::run` keeps alive until no worker uses the job any more.
-unsafe impl Send for Job {}
+fn is_open(gate: Gate) -> bool {
+    number(gate) % 2 == 1
+}
 
+fn inside(gate: Gate) -> u64 {
+    gate % STEP
+}
+
+/// A range of tasks in one word (start low, end high), alone in its cache lines.
 #[derive(Default)]
-struct State {
-    job: Option<Job>,
-    epoch: usize,
-    active: usize,
-    stop: bool,
-}
+#[repr(align(128))]
+struct Share(AtomicU64);
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    start: Condvar,
-    done: Condvar,
-    /// A copy of `State::epoch` that idle workers spin on before they park.
-    epoch: AtomicUsize,
-    /// A copy of `State::active` that the caller spins on before it parks.
-    active: AtomicUsize,
-    next: AtomicUsize,
-    panicked: AtomicBool,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Share {
+    fn set(&self, tasks: Range<u32>) {
+        self.0.store(u64::from(tasks.start) | u64::from(tasks.end) << 32, Ordering::Relaxed);
     }
 
-    fn work_off(&self, job: Job) {
-        // SAFETY: the job is alive, see `Job`.
-        let work = unsafe { &*job.work };
+    /// Takes what `part` says of the tasks left; `None` where none is left. Relaxed is enough: a task goes to whoever
+    /// exchanges the word that holds it, and the gate orders everything else.
+    fn take(&self, part: impl Fn(Range<u32>) -> (Range<u32>, Range<u32>)) -> Option<Range<u32>> {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let tasks = word as u32..(word >> 32) as u32;
+            if tasks.is_empty() {
+                return None;
+            }
+            let (taken, left) = part(tasks);
+            let new = u64::from(left.start) | u64::from(left.end) << 32;
+            match self.0.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(taken),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    fn front(&self) -> Option<usize> {
+        let first = self.take(|t| (t.start..t.start + 1, t.start + 1..t.end))?;
+        Some(first.start as usize)
+    }
+
+    fn back_half(&self) -> Option<Range<u32>> {
+        self.take(|t| {
+            let middle = t.start + (t.end - t.start) / 2;
+            (middle..t.end, t.start..middle)
+        })
+    }
+}
+
+struct Shared {
+    gate: AtomicU64,
+    /// The loop's body; written by the caller while the gate is closed and nobody is inside, read by who is inside.
+    work: UnsafeCell<Option<*const Task<'static>>>,
+    /// One per thread; the caller's is the first.
+    shares: Box<[Share]>,
+    panicked: AtomicBool,
+    spin: Duration,
+    /// Threads that are parked or about to be, workers and the caller.
+    parked: AtomicUsize,
+    park: Mutex<()>,
+    wake: Condvar,
+}
+
+// SAFETY: `work` is the one field that is not `Sync`. The holder of `Pool::busy` alone writes it, before it opens the
+// gate (release) and after the last thread inside has left (acquire); only threads inside read it, and the pointer is
+// of a `Sync` closure that outlives the loop.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing in it belongs to one thread.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Waits until `is_done` holds for the gate.
+    fn wait(&self, is_done: impl Fn(Gate) -> bool) -> Gate {
+        let mut start = None;
+        loop {
+            for _ in 0..32 {
+                let gate = self.gate.load(Ordering::Acquire);
+                if is_done(gate) {
+                    return gate;
+                }
+                std::hint::spin_loop();
+            }
+            if start.get_or_insert_with(Instant::now).elapsed() >= self.spin {
+                break;
+            }
+        }
+        let mut guard = self.park.lock().unwrap_or_else(PoisonError::into_inner);
+        // Either this thread sees the gate move or `announce` sees it parked: both sides write first, then read.
+        self.parked.fetch_add(1, Ordering::SeqCst);
+        let gate = loop {
+            let gate = self.gate.load(Ordering::SeqCst);
+            if is_done(gate) {
+                break gate;
+            }
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        };
+        self.parked.fetch_sub(1, Ordering::Relaxed);
+        gate
+    }
+
+    /// Wakes parked threads after the gate has moved (`SeqCst`).
+    fn announce(&self) {
+        if self.parked.load(Ordering::SeqCst) > 0 {
+            drop(self.park.lock().unwrap_or_else(PoisonError::into_inner));
+            self.wake.notify_all();
+        }
+    }
+
+    fn worker(&self, me: usize) {
+        let mut seen = 0;
+        loop {
+            let gate = self.wait(|gate| inside(gate) == STOP || is_open(gate) && number(gate) != seen);
+            if inside(gate) == STOP {
+                return;
+            }
+            if self.gate.compare_exchange(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                continue; // another thread went in, or the gate was closed
+            }
+            seen = number(gate);
+            // SAFETY: this thread is inside, see `Shared`.
+            if let Some(work) = unsafe { *self.work.get() } {
+                // SAFETY: as above.
+                self.work_off(me, unsafe { &*work });
+            }
+            let gate = self.gate.fetch_sub(1, Ordering::SeqCst);
+            if !is_open(gate) && inside(gate) == 1 {
+                self.announce();
+            }
+        }
+    }
+
+    /// Runs tasks until none is left to take.
+    fn work_off(&self, me: usize, work: &Task<'_>) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             loop {
-                let i = self.next.fetch_add(1, Ordering::Relaxed);
-                if i >= job.tasks {
-                    break;
+                while let Some(i) = self.shares[me].front() {
+                    work(i);
                 }
-                work(i);
+                let others = (1..self.shares.len()).map(|i| (me + i) % self.shares.len());
+                match others.into_iter().find_map(|i| self.shares[i].back_half()) {
+                    Some(stolen) => self.shares[me].set(stolen),
+                    None => break,
+                }
             }
         }));
         if outcome.is_err() {
@@ -63,35 +181,23 @@ impl Shared {
         }
     }
 
-    fn worker(&self) {
-        let mut seen = 0;
-        loop {
-            for _ in 0..SPINS {
-                if self.epoch.load(Ordering::Acquire) != seen {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
-            let mut state = self.lock();
-            while state.epoch == seen && !state.stop {
-                state = self.start.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.stop {
-                return;
-            }
-            seen = state.epoch;
-            let Some(job) = state.job else { continue };
-            state.active += 1;
-            self.active.store(state.active, Ordering::Release);
-            drop(state);
-            self.work_off(job);
-            let mut state = self.lock();
-            state.active -= 1;
-            self.active.store(state.active, Ordering::Release);
-            if state.active == 0 {
-                self.done.notify_one();
-            }
+    /// One loop from its opening to the last thread's leaving. The caller holds `Pool::busy`.
+    fn run(&self, tasks: u32, work: *const Task<'static>) {
+        let (count, threads) = (u64::from(tasks), self.shares.len() as u64);
+        let bound = |i: u64| (count * i / threads) as u32;
+        for (i, share) in (0..).zip(&self.shares) {
+            share.set(bound(i)..bound(i + 1));
         }
+        // SAFETY: the gate is closed, and nobody is inside; see `Shared`.
+        unsafe { *self.work.get() = Some(work) };
+        self.gate.fetch_add(STEP, Ordering::SeqCst);
+        self.announce();
+        // SAFETY: `Pool::run` keeps the closure alive.
+        self.work_off(0, unsafe { &*work });
+        self.gate.fetch_add(STEP, Ordering::SeqCst);
+        self.wait(|gate| inside(gate) == 0);
+        // SAFETY: as above.
+        unsafe { *self.work.get() = None };
     }
 }
 
@@ -99,21 +205,32 @@ impl Shared {
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// Serialises callers: the pool runs one loop at a time.
-    turn: Mutex<()>,
+    /// A loop is running.
+    busy: AtomicBool,
 }
 
 impl Pool {
     /// A pool of `threads` threads in all (at least 1, the caller included). Fewer where the system refuses.
     pub fn new(threads: usize) -> Self {
-        let shared = Arc::new(Shared::default());
-        let threads = (1..threads.max(1))
+        let threads = threads.max(1);
+        let spin = if threads > Self::available() { Duration::ZERO } else { SPIN };
+        let shared = Arc::new(Shared {
+            gate: AtomicU64::new(0),
+            work: UnsafeCell::new(None),
+            shares: (0..threads).map(|_| Share::default()).collect(),
+            panicked: AtomicBool::new(false),
+            spin,
+            parked: AtomicUsize::new(0),
+            park: Mutex::new(()),
+            wake: Condvar::new(),
+        });
+        let threads = (1..threads)
             .map_while(|i| {
                 let shared = Arc::clone(&shared);
-                std::thread::Builder::new().name(format!("eunoe-{i}")).spawn(move || shared.worker()).ok()
+                std::thread::Builder::new().name(format!("eunoe-{i}")).spawn(move || shared.worker(i)).ok()
             })
             .collect();
-        Self { shared, threads, turn: Mutex::new(()) }
+        Self { shared, threads, busy: AtomicBool::new(false) }
     }
 
     /// As many threads as this process may use.
@@ -127,50 +244,29 @@ impl Pool {
     }
 
     /// Calls `work(0)`, …, `work(tasks - 1)`, each once, on any thread and in any order; returns when all are done.
+    /// A loop inside a task, or beside a loop of another caller, runs on its own thread alone.
     ///
     /// # Panics
-    /// When a task panicked.
+    /// When a task panicked, or there are more than 2^32 - 1 tasks.
     pub fn run(&self, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
-        if self.threads.is_empty() || tasks <= 1 {
+        let count = u32::try_from(tasks).expect("tasks are counted in 32 bits");
+        if self.threads.is_empty() || tasks <= 1 || self.busy.swap(true, Ordering::Acquire) {
             (0..tasks).for_each(work);
             return;
         }
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: only the lifetime changes; `run` returns after the job is withdrawn and no worker is active.
+        // SAFETY: only the lifetime changes; `Shared::run` returns when no worker is inside the loop any more.
         let work: *const Task<'static> = unsafe { std::mem::transmute::<*const Task<'_>, _>(work) };
-        let job = Job { work, tasks };
-        {
-            let mut state = self.shared.lock();
-            self.shared.next.store(0, Ordering::Relaxed);
-            state.job = Some(job);
-            state.epoch += 1;
-            self.shared.epoch.store(state.epoch, Ordering::Release);
-            self.shared.start.notify_all();
-        }
-        self.shared.work_off(job);
-        for _ in 0..SPINS {
-            if self.shared.active.load(Ordering::Acquire) == 0 {
-                break;
-            }
-            std::hint::spin_loop();
-        }
-        let mut state = self.shared.lock();
-        state.job = None;
-        while state.active > 0 {
-            state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(state);
-        if self.shared.panicked.swap(false, Ordering::Relaxed) {
-            panic!("a task of the thread pool panicked");
-        }
+        self.shared.run(count, work);
+        let panicked = self.shared.panicked.swap(false, Ordering::Relaxed);
+        self.busy.store(false, Ordering::Release);
+        assert!(!panicked, "a task of the thread pool panicked");
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.epoch.fetch_add(1, Ordering::Release);
-        self.shared.start.notify_all();
+        self.shared.gate.fetch_add(STOP, Ordering::SeqCst);
+        self.shared.announce();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -240,5 +336,67 @@ mod tests {
             sum.fetch_add(i, Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 45);
+    }
+
+    #[test]
+    fn a_thread_without_tasks_takes_those_of_a_slow_one() {
+        let pool = Pool::new(2);
+        let done = AtomicUsize::new(0);
+        pool.run(64, &|i| {
+            // the first task ends when all others are done: the rest of its thread's range must have been stolen
+            let start = Instant::now();
+            while i == 0 && done.load(Ordering::Relaxed) < 63 {
+                assert!(start.elapsed() < Duration::from_secs(60), "nobody steals");
+                std::thread::yield_now();
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.into_inner(), 64);
+    }
+
+    #[test]
+    fn many_short_loops_with_and_without_parked_workers() {
+        for threads in [1, 2, 7] {
+            let pool = Pool::new(threads);
+            let mut sums = vec![0u64; 5];
+            for n in 0..5000 {
+                let shared = Shards::new(&mut sums);
+                pool.run(5, &|i| {
+                    // SAFETY: one part per task, and `sums` outlives the loop.
+                    let sum = unsafe { shared.part(i, 1) };
+                    sum[0] += i as u64 + n;
+                });
+                if n % 1000 == 0 {
+                    std::thread::sleep(5 * SPIN);
+                }
+            }
+            // sum of n over 0..5000 = 12497500
+            assert_eq!(
+                sums,
+                [12_497_500, 12_502_500, 12_507_500, 12_512_500, 12_517_500],
+                "{threads} threads"
+            );
+        }
+    }
+
+    #[test]
+    fn callers_do_not_wait_for_each_other_nor_for_themselves() {
+        let pool = Pool::new(3);
+        let sum = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        pool.run(4, &|i| {
+                            pool.run(3, &|j| {
+                                sum.fetch_add(i * j, Ordering::Relaxed);
+                            });
+                        });
+                    }
+                });
+            }
+        });
+        // (0 + 1 + 2 + 3) (0 + 1 + 2) = 18 per loop
+        assert_eq!(sum.into_inner(), 4 * 200 * 18);
     }
 }

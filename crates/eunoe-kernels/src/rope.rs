@@ -54,7 +54,7 @@ impl Rope {
     }
 
     /// Values of a head that are rotated; also the length of a cos/sin buffer.
-    #[inline]
+    #[inline(always)]
     pub fn dims(&self) -> usize {
         2 * self.rates.len()
     }
@@ -103,7 +103,7 @@ impl Rope {
     ///
     /// # Panics
     /// When the head is shorter than `dims`.
-    #[inline]
+    #[inline(always)]
     pub fn rotate(&self, x: &mut [f32], cos_sin: &[f32]) {
         let (cos, sin) = cos_sin.split_at(self.rates.len());
         let x = &mut x[..self.dims()];

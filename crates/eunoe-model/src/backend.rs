@@ -1,5 +1,6 @@
 //! The operations that the forward pass is made of, and the processor that runs them.
 
+use crate::buffer::{Buffer, Buffers};
 use eunoe_core::{Dtype, Result};
 use eunoe_kernels::matmul::{Acts, Arithmetic, Packed, matmul};
 use eunoe_kernels::ops::{self, Gate};
@@ -18,14 +19,19 @@ pub trait Backend {
     /// When shape and bytes disagree.
     fn weight(&self, dtype: Dtype, rows: usize, cols: usize, bytes: &[u8]) -> Result<Self::Weight>;
 
-    /// Row `token` of an embedding, times `scale`, into `out`.
-    fn embed(&self, table: &Self::Weight, token: u32, scale: f32, out: &mut [f32]);
+    /// `len` values that the caller writes before it reads them.
+    fn buffer(&self, len: usize) -> Buffer {
+        vec![0.0; len].into()
+    }
+
+    /// Rows `tokens` of an embedding, times `scale`.
+    fn embed(&self, table: &Self::Weight, tokens: &[u32], scale: f32) -> Buffer;
 
     /// `x / rms(x) * weight`, for each row of `weight.len()` values.
-    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32) -> Vec<f32>;
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32) -> Buffer;
 
     /// The products of the rows `x` (`[rows, cols]`) with several weights: `[rows, outputs]` each.
-    fn matmul<const N: usize>(&self, weights: [&Self::Weight; N], x: &[f32], cols: usize) -> [Vec<f32>; N];
+    fn matmul<const N: usize>(&self, weights: [&Self::Weight; N], x: &[f32], cols: usize) -> [Buffer; N];
 
     /// Rotates the heads of row `i` of `x` by `angles[i]` (`[rows, dims]`, as [`Rope::angles`] gives them).
     fn rope(&self, rope: &Rope, angles: &[f32], head_dim: usize, x: &mut [f32]);
@@ -33,7 +39,7 @@ pub trait Backend {
     /// `up *= activation(gate)`.
     fn glu(&self, kind: Gate, gate: &[f32], up: &mut [f32]);
 
-    /// `x += y`.
+    /// `x += y`; a shorter `y` is one row, added to every row of `x`.
     fn add(&self, x: &mut [f32], y: &[f32]);
 }
 
@@ -46,12 +52,14 @@ pub struct Cpu {
     pub pool: Arc<Pool>,
     /// How inputs enter matrix products.
     pub arithmetic: Arithmetic,
+    buffers: Arc<Buffers>,
 }
 
 impl Cpu {
     /// The best instruction set of this processor, on `threads` threads.
     pub fn new(threads: usize, arithmetic: Arithmetic) -> Self {
-        Self { isa: Isa::detect(), pool: Arc::new(Pool::new(threads)), arithmetic }
+        let pool = Arc::new(Pool::new(threads));
+        Self { isa: Isa::detect(), pool, arithmetic, buffers: Arc::default() }
     }
 }
 
@@ -62,28 +70,31 @@ impl Backend for Cpu {
         Packed::new(&self.pool, dtype, rows, cols, bytes)
     }
 
-    fn embed(&self, table: &Packed, token: u32, scale: f32, out: &mut [f32]) {
-        table.row(token as usize, out);
-        if scale != 1.0 {
-            out.iter_mut().for_each(|x| *x *= scale);
-        }
+    fn buffer(&self, len: usize) -> Buffer {
+        self.buffers.take(len)
     }
 
-    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
-        let mut out = vec![0.0; x.len()];
-        ops::rms_norm(self.isa, x, weight, eps, &mut out);
+    fn embed(&self, table: &Packed, tokens: &[u32], scale: f32) -> Buffer {
+        let mut out = self.buffer(tokens.len() * table.cols());
+        ops::embed(self.isa, &self.pool, table, tokens, scale, &mut out);
         out
     }
 
-    fn matmul<const N: usize>(&self, weights: [&Packed; N], x: &[f32], cols: usize) -> [Vec<f32>; N] {
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32) -> Buffer {
+        let mut out = self.buffer(x.len());
+        ops::rms_norm(self.isa, &self.pool, x, weight, eps, &mut out);
+        out
+    }
+
+    fn matmul<const N: usize>(&self, weights: [&Packed; N], x: &[f32], cols: usize) -> [Buffer; N] {
         let rows = x.len() / cols;
-        let mut outs = weights.map(|w| vec![0.0; rows * w.rows()]);
+        let mut outs = weights.map(|w| self.buffer(rows * w.rows()));
         for quantised in [true, false] {
             let (some, mut into): (Vec<&Packed>, Vec<&mut [f32]>) = weights
                 .iter()
                 .zip(&mut outs)
                 .filter(|(w, _)| self.arithmetic.quantises(w) == quantised)
-                .map(|(w, out)| (*w, out.as_mut_slice()))
+                .map(|(w, out)| (*w, &mut **out))
                 .unzip();
             if !some.is_empty() {
                 let acts = Acts::new(self.isa, &self.pool, x, cols, self.arithmetic, quantised);
@@ -94,10 +105,7 @@ impl Backend for Cpu {
     }
 
     fn rope(&self, rope: &Rope, angles: &[f32], head_dim: usize, x: &mut [f32]) {
-        let rows = angles.len() / rope.dims();
-        for (row, angles) in x.chunks_exact_mut(x.len() / rows).zip(angles.chunks_exact(rope.dims())) {
-            row.chunks_exact_mut(head_dim).for_each(|head| rope.rotate(head, angles));
-        }
+        ops::rotate(self.isa, &self.pool, rope, angles, head_dim, x);
     }
 
     fn glu(&self, kind: Gate, gate: &[f32], up: &mut [f32]) {
@@ -105,6 +113,6 @@ impl Backend for Cpu {
     }
 
     fn add(&self, x: &mut [f32], y: &[f32]) {
-        ops::add(x, y);
+        ops::add(self.isa, &self.pool, x, y);
     }
 }

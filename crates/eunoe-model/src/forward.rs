@@ -1,6 +1,7 @@
 //! The forward pass: tokens -> embed -> layers x (norm, qkv, rope, attend, out, norm, mlp) -> norm -> logits.
 
 use crate::backend::Backend;
+use crate::buffer::Buffer;
 use crate::probe::{Point, Probe, tap};
 use crate::weights::{Layer, Linear, Model};
 use eunoe_core::Result;
@@ -45,13 +46,10 @@ impl<B: Backend> Model<B> {
         pos: &[u32],
         memory: &mut dyn Memory,
         probe: &mut P,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Buffer> {
         assert_eq!(tokens.len(), pos.len(), "one position per token");
         let (b, c) = (&self.backend, &self.config);
-        let mut x = vec![0.0; tokens.len() * c.d_model];
-        for (token, x) in tokens.iter().zip(x.chunks_exact_mut(c.d_model)) {
-            b.embed(&self.embed, *token, c.embed_scale, x);
-        }
+        let mut x = b.embed(&self.embed, tokens, c.embed_scale);
         tap(probe, Point::Embed, 0, pos, &mut x);
         let rows = Rows {
             pos,
@@ -73,7 +71,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// Logits `[rows, vocab]` of normalised rows `[rows, d_model]`.
-    pub fn logits(&self, x: &[f32]) -> Vec<f32> {
+    pub fn logits(&self, x: &[f32]) -> Buffer {
         let head = self.head.as_ref().unwrap_or(&self.embed);
         let [logits] = self.backend.matmul([head], x, self.config.d_model);
         logits
@@ -88,7 +86,7 @@ impl<B: Backend> Model<B> {
         rows: &Rows<'_>,
         memory: &mut dyn Memory,
         probe: &mut P,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Buffer> {
         let (b, c, pos) = (&self.backend, &self.config, rows.pos);
         let h = b.rms_norm(x, &layer.attn_norm, c.rms_eps);
         let [mut q, mut k, mut v] =
@@ -111,7 +109,7 @@ impl<B: Backend> Model<B> {
         b.rope(rope, angles, c.head_dim, &mut k);
         tap(probe, Point::QRot, l, pos, &mut q);
         tap(probe, Point::KRot, l, pos, &mut k);
-        let mut z = vec![0.0; q.len()];
+        let mut z = b.buffer(q.len());
         memory.attend(l, &q, &k, &v, &mut z)?;
         tap(probe, Point::Z, l, pos, &mut z);
         let [mut out] = b.matmul([&layer.out.weight], &z, c.heads * c.head_dim);
@@ -130,7 +128,7 @@ impl<B: Backend> Model<B> {
         x: &[f32],
         pos: &[u32],
         probe: &mut P,
-    ) -> Vec<f32> {
+    ) -> Buffer {
         let (b, c) = (&self.backend, &self.config);
         let mut h = b.rms_norm(x, &layer.mlp_norm, c.rms_eps);
         tap(probe, Point::MlpIn, l, pos, &mut h);
@@ -146,7 +144,7 @@ impl<B: Backend> Model<B> {
 
     fn bias(&self, linear: &Linear<B::Weight>, rows: &mut [f32]) {
         if let Some(bias) = &linear.bias {
-            rows.chunks_exact_mut(bias.len()).for_each(|row| self.backend.add(row, bias));
+            self.backend.add(rows, bias);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Model files, tokenizers, chat templates and the forward pass.
 
 pub mod backend;
+mod buffer;
 pub mod chat;
 mod config;
 mod forward;
@@ -10,6 +11,7 @@ pub mod tokenizer;
 mod weights;
 
 pub use backend::{Backend, Cpu};
+pub use buffer::Buffer;
 pub use config::{Config, Sliding};
 pub use forward::Memory;
 pub use weights::{Layer, Linear, Model};

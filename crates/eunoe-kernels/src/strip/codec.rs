@@ -5,6 +5,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::float16::f16_to_f32;
+use crate::math::{fold, max};
 
 /// Values in one block of `Codec::Q8`.
 pub(crate) const BLOCK: usize = 32;
@@ -12,6 +13,7 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) const BLOCK_BYTES: usize = 2 + BLOCK;
 
 /// Stores `x` (a multiple of 32 values) in `codec.bytes(x.len())` bytes.
+#[inline(always)]
 pub(crate) fn encode(codec: Codec, x: &[f32], out: &mut [u8]) {
     debug_assert_eq!(out.len(), codec.bytes(x.len()));
     match codec {
@@ -38,9 +40,14 @@ pub(crate) fn encode(codec: Codec, x: &[f32], out: &mut [u8]) {
 }
 
 /// Quantises against the scale as it is stored, so that rounding the scale costs no accuracy.
+#[inline(always)]
 fn encode_block(x: &[f32; BLOCK], out: &mut [u8; BLOCK_BYTES]) {
-    let peak = x.iter().fold(0.0f32, |peak, v| peak.max(v.abs()));
-    let taint: f32 = x.iter().map(|v| v * 0.0).sum(); // NaN once a value is not finite
+    let (mut peaks, mut taint) = ([0.0f32; 16], [0.0f32; 16]);
+    for (i, v) in x.iter().enumerate() {
+        peaks[i % 16] = max(v.abs(), peaks[i % 16]);
+        taint[i % 16] += v * 0.0; // NaN once a value is not finite
+    }
+    let (peak, taint) = (fold(peaks, max), fold(taint, |a, b| a + b));
     let scale = f16::from_f32(peak / 127.0 + taint);
     let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
     let (head, bytes) = out.split_at_mut(2);

@@ -4,12 +4,15 @@
 //! slot on eviction, and live bytes are slots × `SlotLayout::bytes`, within one page of the physical memory.
 
 pub(crate) mod codec;
+mod push;
 #[cfg(test)]
 mod tests;
 
 use eunoe_core::{Codec, Error, Result};
 
 use crate::vm::Reserved;
+
+pub use push::{Push, push};
 
 /// What one slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,11 +114,7 @@ impl Strip {
         assert!(self.len < self.capacity, "a strip of {} slots is full", self.capacity);
         assert_eq!((k.len(), v.len()), (layout.head_dim, layout.head_dim), "key and value length");
         self.len += 1;
-        let slot = self.slot_mut(self.len - 1);
-        codec::encode(layout.codec, k, &mut slot[..layout.value_at()]);
-        codec::encode(layout.codec, v, &mut slot[layout.value_at()..layout.pos_at()]);
-        slot[layout.pos_at()..layout.column_at()].copy_from_slice(&pos.to_ne_bytes());
-        slot[layout.column_at()..].fill(0);
+        write(layout, self.slot_mut(self.len - 1), k, v, pos);
     }
 
     /// The absolute position of slot `i`.
@@ -223,6 +222,15 @@ impl Strip {
         let bytes = self.layout.bytes();
         &mut self.slots_mut()[i * bytes..(i + 1) * bytes]
     }
+}
+
+/// Writes a new slot.
+#[inline(always)]
+fn write(layout: SlotLayout, slot: &mut [u8], k: &[f32], v: &[f32], pos: u32) {
+    codec::encode(layout.codec, k, &mut slot[..layout.value_at()]);
+    codec::encode(layout.codec, v, &mut slot[layout.value_at()..layout.pos_at()]);
+    slot[layout.pos_at()..layout.column_at()].copy_from_slice(&pos.to_ne_bytes());
+    slot[layout.column_at()..].fill(0);
 }
 
 /// The position that a slot's bytes hold.

@@ -1,7 +1,9 @@
 use eunoe_core::Codec;
 
-use super::{SlotLayout, Strip};
+use super::{Push, SlotLayout, Strip, push};
 use crate::vm::page_bytes;
+use crate::{Isa, Pool};
+use std::ops::Range;
 
 fn layout(codec: Codec, head_dim: usize, column: bool) -> SlotLayout {
     SlotLayout { codec, head_dim, column }
@@ -62,6 +64,45 @@ fn q8_by_hand() {
     assert_eq!(k[..4], [64.0 * scale, -127.0 * scale, 0.0, 127.0 * scale]);
     assert_eq!(k[32..], [0.0; 32]);
     assert_eq!(k, v);
+}
+
+#[test]
+fn many_rows_at_once_are_stored_as_row_by_row() {
+    // 700 rows of 3 heads of 64: several tasks per strip; wild values, one row of them not finite
+    let value = |i: usize| ((i * 7919 % 10_007) as f32 - 5000.0) * 10f32.powi((i % 11) as i32 - 6);
+    let mut k: Vec<f32> = (0..700 * 3 * 64).map(value).collect();
+    let v: Vec<f32> = k.iter().rev().copied().collect();
+    k[5 * 192..5 * 192 + 3].copy_from_slice(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+    let rows = [3..700, 650..653];
+    for codec in Codec::ALL {
+        let empty =
+            || [2, 0].map(|head| (head, Strip::new(layout(codec, 64, true), 1000).expect("address space")));
+        let mut want = empty();
+        for ((head, strip), rows) in want.iter_mut().zip(&rows) {
+            for row in rows.clone() {
+                let at = (row * 3 + *head) * 64;
+                strip.push(&k[at..at + 64], &v[at..at + 64], 100 + (row - rows.start) as u32);
+            }
+        }
+        for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+            let mut got = empty();
+            // in two parts, so that strips are not empty before
+            for part in
+                [|r: &Range<usize>| (r.start..r.start + 2, 100), |r: &Range<usize>| (r.start + 2..r.end, 102)]
+            {
+                let mut pushes: Vec<_> = got
+                    .iter_mut()
+                    .zip(&rows)
+                    .map(|((head, strip), rows)| (strip, *head, part(rows)))
+                    .map(|(strip, head, (rows, pos))| Push { strip, rows, head, pos })
+                    .collect();
+                push(isa, &Pool::new(threads), &mut pushes, 3, &k, &v);
+            }
+            for ((_, got), (_, want)) in got.iter().zip(&want) {
+                assert!(got.slots() == want.slots(), "{codec:?} {isa:?} on {threads} threads");
+            }
+        }
+    }
 }
 
 #[test]
