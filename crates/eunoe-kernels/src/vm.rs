@@ -1,6 +1,8 @@
 //! Virtual memory: address space reserved once, physical pages on first touch, given back when no longer needed.
 
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use eunoe_core::{Error, Result};
 
@@ -19,7 +21,7 @@ impl Reserved {
     pub fn new(bytes: usize) -> Result<Self> {
         let page = page_bytes();
         let rounded = bytes.max(1).checked_next_multiple_of(page).ok_or_else(|| refused(bytes))?;
-        Ok(Self { region: sys::Region::new(rounded).ok_or_else(|| refused(bytes))?, touched: 0 })
+        Ok(Self { region: sys::Region::new(rounded, false).ok_or_else(|| refused(bytes))?, touched: 0 })
     }
 
     /// The first `len` bytes.
@@ -40,7 +42,8 @@ impl Reserved {
         let page = page_bytes();
         let (start, end) = (byte.next_multiple_of(page), self.touched.next_multiple_of(page));
         if start < end {
-            self.region.release(start, end - start);
+            // SAFETY: whole pages of our own region, and `&mut self` is the only access to it.
+            unsafe { self.region.release(start, end - start) };
         }
         self.touched = self.touched.min(byte);
     }
@@ -48,6 +51,102 @@ impl Reserved {
     /// Physical pages behind this reservation, where the system tells.
     pub fn resident_pages(&self) -> Option<usize> {
         self.region.resident_pages()
+    }
+}
+
+/// Memory for what is read again and again: zeros at first, aligned to 64 bytes, on 2 MiB pages from the first touch on
+/// where the system has them. Reading it misses the TLB hundreds of times less.
+///
+/// Small ones share slabs, so that a model's matrices lie side by side and few huge pages are partly used. Dropping one
+/// gives its whole pages back.
+pub struct Huge {
+    slab: Arc<Slab>,
+    /// Offset in the slab, and bytes; ranges of one slab are disjoint.
+    start: usize,
+    len: usize,
+}
+
+/// Address space that several [`Huge`] share; each byte is handed out once.
+struct Slab {
+    region: sys::Region,
+    /// Offset of the first 2 MiB page, and the end.
+    first: usize,
+    end: usize,
+}
+
+/// The slab that small ones are taken from, and the offset of what is left of it.
+static OPEN: Mutex<(Weak<Slab>, usize)> = Mutex::new((Weak::new(), 0));
+
+impl Huge {
+    /// Bytes of a huge page.
+    pub const PAGE: usize = 2 << 20;
+    /// Bytes of a slab; what takes a good part of one gets its own.
+    const SLAB: usize = 256 << 20;
+    const ALIGN: usize = 64;
+
+    /// `bytes` zeros; pages come with the first touch.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when the system refuses.
+    pub fn new(bytes: usize) -> Result<Self> {
+        if bytes >= Self::SLAB / 4 {
+            let slab = Arc::new(Slab::new(bytes)?);
+            return Ok(Self { start: slab.first, len: bytes, slab });
+        }
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let slab = match open.0.upgrade() {
+            Some(slab) if slab.end - open.1 >= bytes => slab,
+            _ => {
+                let slab = Arc::new(Slab::new(Self::SLAB)?);
+                *open = (Arc::downgrade(&slab), slab.first);
+                slab
+            }
+        };
+        let start = open.1;
+        open.1 = (start + bytes).next_multiple_of(Self::ALIGN).min(slab.end);
+        Ok(Self { slab, start, len: bytes })
+    }
+}
+
+impl Slab {
+    fn new(bytes: usize) -> Result<Self> {
+        let whole = bytes.checked_next_multiple_of(Huge::PAGE);
+        let with_slack = whole.and_then(|b| b.checked_add(Huge::PAGE)).ok_or_else(|| refused(bytes))?;
+        let region = sys::Region::new(with_slack, true).ok_or_else(|| refused(bytes))?;
+        let first = region.base().align_offset(Huge::PAGE).min(Huge::PAGE);
+        Ok(Self { region, first, end: first + with_slack - Huge::PAGE })
+    }
+}
+
+impl Deref for Huge {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `start..start + len` lies in the slab, which lives as long as `self`, and belongs to `self` alone;
+        // writers hold `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.slab.region.base().add(self.start), self.len) }
+    }
+}
+
+impl DerefMut for Huge {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` is the only access to these bytes.
+        unsafe { std::slice::from_raw_parts_mut(self.slab.region.base().add(self.start), self.len) }
+    }
+}
+
+impl Drop for Huge {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.slab) > 1 {
+            let page = page_bytes();
+            let (start, end) = (self.start.next_multiple_of(page), (self.start + self.len) / page * page);
+            if start < end {
+                // SAFETY: whole pages inside the range that belongs to `self` alone, which nobody reads any more.
+                unsafe { self.slab.region.release(start, end - start) };
+            }
+        }
     }
 }
 
@@ -99,8 +198,8 @@ mod sys {
     unsafe impl Sync for Region {}
 
     impl Region {
-        /// `len` is a whole number of pages, at least one.
-        pub(super) fn new(len: usize) -> Option<Self> {
+        /// `len` is a whole number of pages, at least one; 2 MiB pages are asked for or ruled out.
+        pub(super) fn new(len: usize, huge: bool) -> Option<Self> {
             isize::try_from(len).ok()?;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
             let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -112,9 +211,13 @@ mod sys {
             // SAFETY: exactly the mapping just made. A kernel without huge pages refuses, and that is fine.
             #[cfg(target_os = "linux")]
             unsafe {
-                libc::madvise(base, len, libc::MADV_NOHUGEPAGE);
+                libc::madvise(base, len, if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE });
             }
             Some(Self { base: NonNull::new(base.cast())?, len })
+        }
+
+        pub(super) fn base(&self) -> *mut u8 {
+            self.base.as_ptr()
         }
 
         #[inline]
@@ -129,21 +232,24 @@ mod sys {
             unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
         }
 
-        /// Both arguments are whole pages inside the region.
-        pub(super) fn release(&mut self, start: usize, len: usize) {
-            let part = &mut self.bytes_mut()[start..start + len];
+        /// Gives pages back; they read as zeros afterwards.
+        ///
+        /// # Safety
+        /// Both arguments are whole pages inside the region, and nobody else reads or writes them meanwhile.
+        pub(super) unsafe fn release(&self, start: usize, len: usize) {
+            debug_assert!(start + len <= self.len && len > 0);
+            // SAFETY: inside the region, as the caller promises.
+            let part = unsafe { self.base.add(start) }.as_ptr().cast();
             if cfg!(target_os = "linux") {
-                // SAFETY: `part` is whole pages of this private anonymous mapping, borrowed for us alone; they
-                // read as zeros afterwards.
-                let refused =
-                    unsafe { libc::madvise(part.as_mut_ptr().cast(), part.len(), libc::MADV_DONTNEED) };
+                // SAFETY: whole pages of this private anonymous mapping, which nobody else uses now.
+                let refused = unsafe { libc::madvise(part, len, libc::MADV_DONTNEED) };
                 debug_assert_eq!(refused, 0, "whole pages of a live mapping");
                 return;
             }
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
             let access = libc::PROT_READ | libc::PROT_WRITE;
-            // SAFETY: replaces whole pages of this mapping, borrowed for us alone, by fresh ones in place.
-            unsafe { libc::mmap(part.as_mut_ptr().cast(), part.len(), access, flags, -1, 0) };
+            // SAFETY: replaces whole pages of this mapping, which nobody else uses now, by fresh ones in place.
+            unsafe { libc::mmap(part, len, access, flags, -1, 0) };
         }
 
         #[cfg(target_os = "linux")]
@@ -190,30 +296,56 @@ mod sys {
 
 #[cfg(not(unix))]
 mod sys {
-    pub(super) struct Region(Vec<u8>);
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::ptr::NonNull;
+
+    pub(super) struct Region {
+        base: NonNull<u8>,
+        layout: Layout,
+    }
+
+    // SAFETY: the region owns its bytes; who may write them is settled by its users.
+    unsafe impl Send for Region {}
+    // SAFETY: as above.
+    unsafe impl Sync for Region {}
 
     impl Region {
-        pub(super) fn new(len: usize) -> Option<Self> {
-            let mut bytes = Vec::new();
-            bytes.try_reserve_exact(len).ok()?;
-            bytes.resize(len, 0);
-            Some(Self(bytes))
+        pub(super) fn new(len: usize, _huge: bool) -> Option<Self> {
+            let layout = Layout::from_size_align(len.max(1), super::Huge::ALIGN).ok()?;
+            // SAFETY: the layout is not empty.
+            Some(Self { base: NonNull::new(unsafe { alloc_zeroed(layout) })?, layout })
+        }
+
+        pub(super) fn base(&self) -> *mut u8 {
+            self.base.as_ptr()
         }
 
         pub(super) fn bytes(&self) -> &[u8] {
-            &self.0
+            // SAFETY: all bytes are allocated until drop; writers hold `&mut self`.
+            unsafe { std::slice::from_raw_parts(self.base(), self.layout.size()) }
         }
 
         pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-            &mut self.0
+            // SAFETY: as above, and `&mut self` is the only access.
+            unsafe { std::slice::from_raw_parts_mut(self.base(), self.layout.size()) }
         }
 
-        pub(super) fn release(&mut self, start: usize, len: usize) {
-            self.0[start..start + len].fill(0);
+        /// # Safety
+        /// The bytes are inside the region, and nobody else reads or writes them meanwhile.
+        pub(super) unsafe fn release(&self, start: usize, len: usize) {
+            // SAFETY: as the caller promises.
+            unsafe { self.base().add(start).write_bytes(0, len) };
         }
 
         pub(super) fn resident_pages(&self) -> Option<usize> {
             None
+        }
+    }
+
+    impl Drop for Region {
+        fn drop(&mut self) {
+            // SAFETY: allocated in `new` with this layout, freed once.
+            unsafe { dealloc(self.base(), self.layout) };
         }
     }
 
@@ -245,10 +377,28 @@ mod tests {
     }
 
     #[test]
+    fn huge_memory_is_zero_aligned_and_its_own() {
+        let lens = [1, 63, 64, 5000, 3 << 20, Huge::SLAB / 4, 0, 200];
+        let mut all: Vec<Huge> = lens.map(|len| Huge::new(len).expect("memory")).into();
+        for (i, memory) in all.iter_mut().enumerate() {
+            assert_eq!((memory.len(), memory.as_ptr().align_offset(64)), (lens[i], 0));
+            assert!(memory.iter().all(|b| *b == 0), "memory {i} is new");
+            memory.fill(i as u8 + 1);
+        }
+        drop(all.remove(4));
+        for memory in &all {
+            assert!(memory.windows(2).all(|w| w[0] == w[1]), "no byte is shared");
+        }
+        assert_eq!((all[3][0], all[4][0], all[6][0]), (4, 6, 8), "dropping one leaves its neighbours");
+    }
+
+    #[test]
     fn what_cannot_be_reserved_says_what_to_do() {
         for bytes in [usize::MAX, 1 << 60] {
-            let error = Reserved::new(bytes).err().expect("no machine has that much").to_string();
-            assert!(error.contains("fewer tokens"), "{error}");
+            for error in [Reserved::new(bytes).err(), Huge::new(bytes).err()] {
+                let error = error.expect("no machine has that much").to_string();
+                assert!(error.contains("fewer tokens"), "{error}");
+            }
         }
     }
 
