@@ -155,11 +155,43 @@ pub fn page_bytes() -> usize {
     sys::page_bytes()
 }
 
+/// A file mapped for reading.
+#[derive(Debug)]
+pub struct MappedFile(memmap2::Mmap);
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl MappedFile {
+    /// Gives back the whole pages of a part that is not needed any more. It can still be read: the pages come from the
+    /// file again.
+    ///
+    /// # Panics
+    /// When the part is not in the file.
+    pub fn release(&self, start: usize, len: usize) {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.0.len()), "part outside the file");
+        #[cfg(target_os = "linux")]
+        {
+            let page = page_bytes();
+            let (start, end) = (start.next_multiple_of(page), (start + len) / page * page);
+            if start < end {
+                // SAFETY: whole pages inside a read-only map of a file: what is read later is the same bytes.
+                let _ = unsafe {
+                    self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+                };
+            }
+        }
+    }
+}
+
 /// Maps a file for reading.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be opened or mapped, [`Error::Format`] when it is empty.
-pub fn map_file(path: &Path) -> Result<memmap2::Mmap> {
+pub fn map_file(path: &Path) -> Result<MappedFile> {
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
     if file.metadata().map_err(|e| Error::io(path, e))?.len() == 0 {
         return Err(Error::format(
@@ -170,7 +202,7 @@ pub fn map_file(path: &Path) -> Result<memmap2::Mmap> {
     }
     // SAFETY: the map is read-only and private to us; model files are not rewritten while they are in use, which
     // the user guarantees as with every program that maps its input.
-    unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))
+    unsafe { memmap2::Mmap::map(&file) }.map(MappedFile).map_err(|e| Error::io(path, e))
 }
 
 fn refused(bytes: usize) -> Error {
@@ -411,7 +443,8 @@ mod tests {
         let empty = map_file(&path).expect_err("empty").to_string();
         std::fs::write(&path, b"abc").expect("temporary folder");
         let mapped = map_file(&path).expect("three bytes");
-        assert_eq!(&mapped[..], b"abc");
+        mapped.release(0, 3);
+        assert_eq!(mapped.as_ref(), b"abc", "what was given back can be read again");
         drop(mapped);
         std::fs::remove_file(&path).expect("our own file");
         assert!(empty.contains("empty"), "{empty}");

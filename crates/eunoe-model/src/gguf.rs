@@ -11,12 +11,35 @@ use std::path::Path;
 use std::sync::Arc;
 
 use eunoe_core::{Dtype, Error, Result};
+use eunoe_kernels::vm::{MappedFile, map_file};
 
 use cursor::Cursor;
 pub use value::{Array, Kind, Value};
 
 /// The bytes of a file: a memory map in production, a `Vec<u8>` in tests.
-pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub trait Bytes: Send + Sync + 'static {
+    /// All of them.
+    fn bytes(&self) -> &[u8];
+
+    /// Says that a part will hardly be read again: its memory may go.
+    fn release(&self, _start: usize, _len: usize) {}
+}
+
+impl Bytes for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Bytes for MappedFile {
+    fn bytes(&self) -> &[u8] {
+        self.as_ref()
+    }
+
+    fn release(&self, start: usize, len: usize) {
+        MappedFile::release(self, start, len);
+    }
+}
 
 const MAGIC: [u8; 4] = *b"GGUF";
 const ALIGNMENT_KEY: &str = "general.alignment";
@@ -26,7 +49,7 @@ const MAX_DIMS: u32 = 4;
 /// One opened file.
 #[derive(Clone)]
 pub struct Gguf {
-    bytes: Bytes,
+    bytes: Arc<dyn Bytes>,
     /// 2 or 3.
     pub version: u32,
     /// Every tensor starts at a multiple of this many bytes.
@@ -73,7 +96,7 @@ impl std::fmt::Debug for Gguf {
 /// # Errors
 /// [`Error::Io`] when it cannot be opened or mapped, and those of [`Gguf::parse`].
 pub fn open(path: &Path) -> Result<Gguf> {
-    Gguf::parse(eunoe_kernels::vm::map_file(path)?)
+    Gguf::parse(map_file(path)?)
 }
 
 impl Gguf {
@@ -82,9 +105,9 @@ impl Gguf {
     /// # Errors
     /// [`Error::Format`] with the offset of whatever breaks the format, [`Error::Unsupported`] for another
     /// version, byte order or tensor type.
-    pub fn parse(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
-        let bytes: Bytes = Arc::new(bytes);
-        let file = (*bytes).as_ref();
+    pub fn parse(bytes: impl Bytes) -> Result<Self> {
+        let bytes: Arc<dyn Bytes> = Arc::new(bytes);
+        let file = bytes.bytes();
         let mut at = Cursor::new(file);
         let version = header(&mut at)?;
         let (tensor_count, key_count) = (at.u64("tensor count")?, at.u64("key count")?);
@@ -101,7 +124,12 @@ impl Gguf {
 
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
-        (*self.bytes).as_ref()
+        self.bytes.bytes()
+    }
+
+    /// Gives back the memory of a tensor's bytes; they can still be read, from the file.
+    pub fn release(&self, tensor: &TensorInfo) {
+        self.bytes.release(tensor.offset as usize, tensor.len as usize);
     }
 
     /// A tensor by name.

@@ -102,12 +102,25 @@ impl<B: Backend> Model<B> {
 impl Model<crate::Cpu> {
     /// Bytes of weights that one decoded token reads: everything but an embedding that is not the head.
     pub fn bytes_per_token(&self) -> usize {
-        let layer = |l: &Layer<Packed>| {
-            let linear = [&l.q, &l.k, &l.v, &l.out].map(|l| l.weight.bytes());
-            let mlp = [&l.gate, &l.up, &l.down].map(Packed::bytes);
-            linear.iter().chain(&mlp).sum::<usize>()
-        };
-        self.layers.iter().map(layer).sum::<usize>() + self.head.as_ref().unwrap_or(&self.embed).bytes()
+        self.matrices().map(Packed::bytes).sum::<usize>() + self.output().bytes()
+    }
+
+    /// Multiply-adds of one token in the blocks' weights, and in the head.
+    pub fn macs_per_token(&self) -> [u64; 2] {
+        let macs = |w: &Packed| w.rows() as u64 * w.cols() as u64;
+        [self.matrices().map(macs).sum(), macs(self.output())]
+    }
+
+    /// The matrices of all blocks.
+    fn matrices(&self) -> impl Iterator<Item = &Packed> {
+        self.layers.iter().flat_map(|l| {
+            let attention = [&l.q, &l.k, &l.v, &l.out].map(|l| &l.weight);
+            attention.into_iter().chain([&l.gate, &l.up, &l.down])
+        })
+    }
+
+    fn output(&self) -> &Packed {
+        self.head.as_ref().unwrap_or(&self.embed)
     }
 }
 
@@ -129,7 +142,10 @@ impl<B: Backend> File<'_, B> {
         if tensor.info.shape != [cols as u64, rows as u64] {
             return Err(Error::shape(format!("`{name}`"), [cols, rows], &tensor.info.shape));
         }
-        self.backend.weight(tensor.info.dtype, rows, cols, tensor.bytes)
+        let weight = self.backend.weight(tensor.info.dtype, rows, cols, tensor.bytes)?;
+        // what is repacked is not held twice
+        self.gguf.release(tensor.info);
+        Ok(weight)
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
