@@ -12,9 +12,9 @@ def _silent(_level, _text, _data):
 
 
 class LlamaCpp:
-    """One model with one context (f16 KV). `ctx=0` opens the vocabulary alone."""
+    """One model with one context; `kv` is f16 or q8. `ctx=0` opens the vocabulary alone."""
 
-    def __init__(self, path, ctx, threads=2, flash=False, batch=512):
+    def __init__(self, path, ctx, threads=2, flash=False, batch=512, kv="f16"):
         lc.llama_log_set(_silent, ctypes.c_void_p(0))
         lc.llama_backend_init()
         params = lc.llama_model_default_params()
@@ -28,9 +28,9 @@ class LlamaCpp:
         self.vocab = lc.llama_vocab_n_tokens(self.vocab_handle)
         self.batch = batch
         if ctx:
-            self._open_context(ctx, threads, flash)
+            self._open_context(ctx, threads, flash, kv)
 
-    def _open_context(self, ctx, threads, flash):
+    def _open_context(self, ctx, threads, flash, kv):
         params = lc.llama_context_default_params()
         params.n_ctx = ctx
         params.n_batch = params.n_ubatch = self.batch
@@ -38,6 +38,7 @@ class LlamaCpp:
         params.flash_attn_type = (
             lc.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
+        params.type_k = params.type_v = {"f16": lc.GGML_TYPE_F16, "q8": lc.GGML_TYPE_Q8_0}[kv]
         self.ctx = lc.llama_init_from_model(self.model, params)
         if not self.ctx:
             raise RuntimeError(f"llama.cpp cannot make a context of {ctx} tokens")
@@ -66,6 +67,11 @@ class LlamaCpp:
 
     def clear(self):
         lc.llama_memory_clear(self.memory, True)
+
+    def rewind(self, position):
+        """Forgets everything from `position` on."""
+        if not lc.llama_memory_seq_rm(self.memory, 0, position, -1):
+            raise RuntimeError(f"llama.cpp cannot go back to position {position}")
 
     def decode(self, tokens, position, outputs):
         """One batch of ≤ `batch` tokens at `position`; `outputs` is all, last or none."""

@@ -1,12 +1,14 @@
 """Tokens per second beside llama.cpp in one run: ours, llama.cpp with flash attention off, then on, and again.
 
 Rows per model: reading `--prompt` tokens and writing `--gen` tokens, each with `--depth` tokens in memory before the
-clock starts. llama.cpp's time is that of `llama_decode` alone (no sampling); batches of 512; f16 KV; one warm-up per
-setting. The rival in each row is the better of its two settings. Medians over the alternations, spread = min … max.
+clock starts, with keys and values in f16, and in 8 bits at the largest depth (there llama.cpp has flash attention on: it
+needs it for values in 8 bits). All programs stay alive and fill a depth once; then each takes its turn, in rotating
+order, after one turn that is not counted. llama.cpp's time is that of `llama_decode` alone (no sampling), batches of 512.
+The rival in each row is the better of its two settings by medians; the ratio of medians has a 95 % bootstrap interval.
 
-    python bench/peers/llama_cpp_speed.py --models-dir DIR --eunoe target/release/eunoe
+    python bench/peers/llama_cpp_speed.py --models-dir DIR --eunoe target/release/eunoe --json speed.json
 
-Without --eunoe: llama.cpp alone. A busy machine changes both sides; its load is printed.
+A busy machine changes both sides; its load is printed.
 """
 
 import argparse
@@ -24,95 +26,132 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import books
 import llama_cpp
 from llama_cpp_peer import LlamaCpp
+from machine import machine, program_version
 
-BATCH, SEED = 512, 7
+MODELS = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"]
+BATCH, SEED, RESAMPLES = 512, 7, 10_000
 OFF, ON, OURS = "llama.cpp fa off", "llama.cpp fa on", "eunoe"
+PLANS = {"f16": "full", "q8": "full | q8"}
 
 
-def read(peer, tokens, position):
-    for start in range(0, len(tokens), BATCH):
-        part = tokens[start : start + BATCH]
-        peer.decode(part, position + start, "last" if start + BATCH >= len(tokens) else "none")
-    peer.wait()
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')} load {os.getloadavg()[0]:.1f}: {text}", file=sys.stderr, flush=True)
 
 
-def timed(work):
-    mark = time.perf_counter()
-    work()
-    return time.perf_counter() - mark
+class Ours:
+    """`eunoe bench --step`: alive, filled to one depth, one repetition per call."""
+
+    def __init__(self, path, depth, kv, args):
+        command = [args.eunoe, "bench", "-m", path, "--prompt", args.prompt, "--gen", args.gen, "--depth", depth]
+        command += ["--kv", PLANS[kv], "--threads", args.threads, "--repeat", args.turns + 1, "--step"]
+        self.program = subprocess.Popen(
+            [str(x) for x in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.next = self._line()
+
+    def _line(self):
+        line = self.program.stdout.readline()
+        if not line:
+            raise RuntimeError(f"eunoe ended with {self.program.wait()}")
+        return json.loads(line)
+
+    def measure(self, kind):
+        """→ tokens/s. Returns when the next repetition is ready, so that it does not disturb the others."""
+        if self.next["ready"]["kind"] != kind:
+            raise RuntimeError(f"eunoe is ready for {self.next['ready']}, not for {kind}")
+        self.program.stdin.write("\n")
+        self.program.stdin.flush()
+        measured = self._line()
+        self.next = self._line()
+        return measured["tokens_per_s"]
+
+    def close(self):
+        """→ the report, after the last repetition."""
+        self.program.stdin.close()
+        self.program.wait()
+        return self.next
 
 
-def write(peer, tokens, position):
-    for i, token in enumerate(tokens):
-        peer.decode([token], position + i, "last")
-        peer.wait()
+class Theirs:
+    """llama.cpp in one setting, filled to one depth."""
+
+    def __init__(self, path, depth, kv, flash, args):
+        room = depth + max(args.prompt, args.gen)
+        self.peer = LlamaCpp(path, room, args.threads, flash=flash, batch=BATCH, kv=kv)
+        self.depth, self.counts = depth, {"prefill": args.prompt, "decode": args.gen}
+        self.rng = random.Random(SEED)
+        self._read(self._draw(depth), 0)
+
+    def _draw(self, count):
+        # Timing depends on the ids only through the embedding's cache lines; the low ids hold special tokens.
+        return [self.rng.randrange(1000, self.peer.vocab - 1000) for _ in range(count)]
+
+    def _read(self, tokens, position):
+        for start in range(0, len(tokens), BATCH):
+            part = tokens[start : start + BATCH]
+            self.peer.decode(part, position + start, "last" if start + BATCH >= len(tokens) else "none")
+        self.peer.wait()
+
+    def measure(self, kind):
+        """→ tokens/s."""
+        self.peer.rewind(self.depth)
+        tokens = self._draw(self.counts[kind])
+        mark = time.perf_counter()
+        if kind == "prefill":
+            self._read(tokens, self.depth)
+        else:
+            for i, token in enumerate(tokens):
+                self.peer.decode([token], self.depth + i, "last")
+                self.peer.wait()
+        return len(tokens) / (time.perf_counter() - mark)
+
+    def close(self):
+        self.peer.close()
 
 
-def peer_rows(peer, args):
-    """→ {(kind, depth): tokens/s} of one pass."""
-    rng, rows = random.Random(SEED), {}
-    # Timing depends on the ids only through the embedding's cache lines; the low ids hold special tokens.
-    draw = lambda count: [rng.randrange(1000, peer.vocab - 1000) for _ in range(count)]
-    for depth in args.depth:
-        peer.clear()
-        read(peer, draw(depth), 0)
-        rows["prefill", depth] = args.prompt / timed(lambda: read(peer, draw(args.prompt), depth))
-        if args.gen:
-            if not llama_cpp.llama_memory_seq_rm(peer.memory, 0, depth, -1):
-                raise RuntimeError(f"llama.cpp cannot go back to depth {depth}")
-            rows["decode", depth] = args.gen / timed(lambda: write(peer, draw(args.gen), depth))
-    return rows
-
-
-def our_rows(model, args):
-    command = [args.eunoe, "bench", "-m", model, "--prompt", args.prompt, "--depth", ",".join(map(str, args.depth))]
-    command += ["--gen", args.gen, "--threads", args.threads, "--json"]
-    done = subprocess.run([str(x) for x in command], stdout=subprocess.PIPE, check=True, text=True)
-    report = json.loads(done.stdout)
-    rows = {(r["kind"], r["depth"]): r["tokens_per_s"] for r in report["rows"]}
-    return rows, report.get("limits")
-
-
-def measure(name, args):
+def measure(name, depth, kv, args):
+    """Rows of one model, depth and codec, and our report."""
     path = books.model_path(args.models_dir, name)
-    ctx = max(args.depth) + max(args.prompt, args.gen)
-    peers = {x: LlamaCpp(path, ctx, args.threads, flash=x == ON, batch=BATCH) for x in (OFF, ON)}
-    for peer in peers.values():
-        read(peer, [1000] * args.prompt, 0)
-        peer.clear()
-        write(peer, [1000] * min(args.gen, 4), 0)
-    samples, limits = {}, None
-    for turn in range(args.turns):
-        passes = {}
-        if args.eunoe:
-            passes[OURS], limits = our_rows(path, args)
-        for x, peer in peers.items():
-            passes[x] = peer_rows(peer, args)
-        for x, rows in passes.items():
-            for key, rate in rows.items():
-                samples.setdefault(key, {}).setdefault(x, []).append(rate)
-        load = os.getloadavg()[0]
-        print(f"{name}: turn {turn + 1} of {args.turns}, load {load:.1f}", file=sys.stderr, flush=True)
-    for peer in peers.values():
+    say(f"{name} {kv}: filling depth {depth}")
+    sides = {OURS: Ours(path, depth, kv, args)}
+    for x in [OFF, ON] if kv == "f16" else [ON]:
+        sides[x] = Theirs(path, depth, kv, x == ON, args)
+    rows = []
+    for kind, count in (("prefill", args.prompt), ("decode", args.gen)):
+        samples = {x: [] for x in sides}
+        for turn in range(args.turns + 1):
+            order = list(sides)
+            order = order[turn % len(order) :] + order[: turn % len(order)]
+            for x in order:
+                rate = sides[x].measure(kind)
+                if turn:
+                    samples[x].append(rate)
+        rows.append(summary(name, kind, count, depth, kv, args.threads, samples))
+        say(line(rows[-1]))
+    report = sides.pop(OURS).close()
+    for peer in sides.values():
         peer.close()
-    rows = [summary(name, kind, depth, args, got) for (kind, depth), got in samples.items()]
-    return rows, limits
+    return rows, {"model": name, "depth": depth, "kv": kv, **report}
 
 
-def summary(name, kind, depth, args, got):
-    medians = {x: statistics.median(rates) for x, rates in got.items()}
-    row = {
+def summary(name, kind, count, depth, kv, threads, samples):
+    medians = {x: statistics.median(rates) for x, rates in samples.items()}
+    ratio = lambda of: of[OURS] / max(v for x, v in of.items() if x != OURS)
+    rng = random.Random(SEED)
+    again = lambda rates: statistics.median(rng.choices(rates, k=len(rates)))
+    resampled = sorted(ratio({x: again(rates) for x, rates in samples.items()}) for _ in range(RESAMPLES))
+    return {
         "model": name,
         "kind": kind,
+        "tokens": count,
         "depth": depth,
-        "tokens": args.prompt if kind == "prefill" else args.gen,
-        "threads": args.threads,
+        "kv": kv,
+        "threads": threads,
         "median": medians,
-        "samples": got,
+        "ratio": ratio(medians),
+        "interval": [resampled[int(RESAMPLES * 0.025)], resampled[int(RESAMPLES * 0.975) - 1]],
+        "samples": samples,
     }
-    if OURS in medians:
-        row["ratio"] = medians[OURS] / max(medians[OFF], medians[ON])
-    return row
 
 
 def cell(row, x):
@@ -121,35 +160,51 @@ def cell(row, x):
 
 
 def line(row):
-    ratio = f"{row['ratio']:.2f}" if "ratio" in row else "–"
-    what = f"{row['kind']} {row['tokens']} at {row['depth']}"
-    return f"| {row['model']} | {what} | {cell(row, OURS)} | {cell(row, OFF)} | {cell(row, ON)} | {ratio} |"
+    what = f"{row['kind']} {row['tokens']} at {row['depth']}, {row['kv']}"
+    low, high = row["interval"]
+    sides = " | ".join(cell(row, x) for x in (OURS, OFF, ON))
+    return f"| {row['model']} | {what} | {sides} | {row['ratio']:.2f} ({low:.2f} … {high:.2f}) |"
+
+
+def versions(args):
+    return {
+        "eunoe": program_version(args.eunoe),
+        "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
+        "llama.cpp": llama_cpp.llama_print_system_info().decode(),
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     books.add_paths(parser, names=("--models-dir",))
-    parser.add_argument("--models", nargs="+", default=books.MODELS)
+    parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--gen", type=int, default=32)
-    parser.add_argument("--depth", type=lambda s: [int(x) for x in s.split(",")], default=[0], help="e.g. 0,4096")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=3, help="alternations")
-    parser.add_argument("--eunoe", help="our program")
+    parser.add_argument("--depth", type=lambda s: [int(x) for x in s.split(",")], default=[0, 8192], help="e.g. 0,8192")
+    parser.add_argument("--kv", nargs="+", choices=list(PLANS), default=list(PLANS), help="q8: at the largest depth")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--turns", type=int, default=5, help="alternations that count")
+    parser.add_argument("--eunoe", required=True, help="our program")
     parser.add_argument("--json", help="file to write")
     args = parser.parse_args()
-    version = importlib.metadata.version("llama-cpp-python")
-    start_load = os.getloadavg()[0]
-    print(f"llama-cpp-python {version}, {args.threads} threads, {args.turns} turns, load at start {start_load:.1f}\n")
-    print(f"| model | row | {OURS} | {OFF} | {ON} | {OURS} / better |\n|---|---|---|---|---|---|")
-    rows, limits = [], {}
+    record = {
+        "what": "speed",
+        "machine": machine(),
+        "versions": versions(args),
+        "arguments": {k: getattr(args, k) for k in ("models", "prompt", "gen", "depth", "kv", "threads", "turns")},
+        "load_at_start": os.getloadavg()[0],
+        "rows": [],
+        "reports": [],
+    }
+    print(f"| model | row | {OURS} | {OFF} | {ON} | {OURS} / better (95 %) |\n|---|---|---|---|---|---|", flush=True)
     for name in args.models:
-        mine, limits[name] = measure(name, args)
-        rows += mine
-        print("\n".join(map(line, mine)), flush=True)
-        if args.json:
-            record = {"version": version, "load_at_start": start_load, "rows": rows, "limits": limits}
-            Path(args.json).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        for depth, kv in [(d, kv) for kv in args.kv for d in args.depth if kv == "f16" or d == max(args.depth)]:
+            rows, report = measure(name, depth, kv, args)
+            record["rows"] += rows
+            record["reports"].append(report)
+            print("\n".join(map(line, rows)), flush=True)
+            if args.json:
+                Path(args.json).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// What `cargo xtask proof` takes.
-pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed \
+pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed flat \
                          (default: all); DIR holds UTF-8 .txt books; EUNOE_PYTHON names a Python that has \
                          bench/peers/requirements.txt installed (default: a virtual environment under target/)";
 
 const MODELS: [&str; 4] = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"];
-const PARTS: [&str; 7] = ["parity", "tokens", "quality", "recall", "laws", "long", "speed"];
+const PARTS: [&str; 8] = ["parity", "tokens", "quality", "recall", "laws", "long", "speed", "flat"];
 /// The book that parts which need one read.
 const BOOK: &str = "leo-tolstoy_war-and-peace_louise-maude_aylmer-maude.txt";
 
@@ -74,6 +74,24 @@ impl Proof {
         command
     }
 
+    /// Where a part leaves its figures.
+    fn measured(&self, part: &str) -> PathBuf {
+        self.release("..").join(format!("{part}.json"))
+    }
+
+    /// Writes `docs/performance.md`, once both of its parts have been measured.
+    fn performance_page(&self) -> Result<()> {
+        let files = ["speed", "flat"].map(|part| self.measured(part));
+        if !files.iter().all(|file| file.is_file()) {
+            println!("`docs/performance.md` is written when the part `speed` has been measured too");
+            return Ok(());
+        }
+        let mut command = Command::new(&self.python);
+        let page = command.arg(self.root.join("bench/peers/performance.py")).args(files).output()?;
+        ensure!(page.status.success(), "{}", String::from_utf8_lossy(&page.stderr));
+        Ok(std::fs::write(self.root.join("docs/performance.md"), page.stdout)?)
+    }
+
     fn part(&self, part: &str) -> Result<()> {
         let eunoe = self.release("eunoe");
         let book = self.books.join(BOOK);
@@ -113,12 +131,20 @@ impl Proof {
                 "a2sf(pos=rank) @ 1024tok",
             ])),
             // tokens per second beside llama.cpp
-            _ => call(
+            "speed" => call(
                 self.script("bench/peers/llama_cpp_speed.py")
                     .arg("--eunoe")
                     .arg(&eunoe)
-                    .args(["--depth", "0,4096"]),
+                    .arg("--json")
+                    .arg(self.measured("speed")),
             ),
+            // bounded memory, bounded time; then the page of all that `speed` and `flat` measured
+            _ => {
+                let mut flat = self.script("bench/flat_memory.py");
+                flat.arg("--books").arg(&self.books).arg("--eunoe").arg(&eunoe);
+                call(flat.arg("--json").arg(self.measured("flat")))?;
+                self.performance_page()
+            }
         }
     }
 }

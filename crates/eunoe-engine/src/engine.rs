@@ -62,6 +62,23 @@ impl Session {
         &self.logits
     }
 
+    /// Forgets every row from position `to` on, as if it had never come; the logits of the row before are gone too.
+    /// `false`, and nothing happens, where that cannot be: rows were evicted or left a window, or later rows left a mark
+    /// on what stays.
+    pub fn rewind(&mut self, to: u32) -> bool {
+        if self.is_broken || !self.kv.rewind(to) {
+            return false;
+        }
+        self.logits.clear();
+        self.prompt_ended = to >= self.length.prompt;
+        true
+    }
+
+    /// Most tokens that it can come to hold.
+    pub fn longest(&self) -> u32 {
+        self.length.longest
+    }
+
     /// What it remembers and what it forgot.
     pub fn bill(&self) -> Bill {
         self.kv.bill()

@@ -12,7 +12,7 @@ mod sample;
 mod score;
 mod store;
 
-pub use bench::{Bench, Limits, Row};
+pub use bench::{Bench, Event, Hear, Limits, Point, Row};
 pub use bill::{Bill, HeadBill};
 pub use engine::{Engine, GoOn, Options, Session, log_prob, log_sum_exp};
 pub use eunoe_kernels::matmul::Arithmetic;

@@ -135,6 +135,29 @@ impl Kv {
         Ok(())
     }
 
+    /// Drops the rows from position `to` on; `false` where what stays would not be what it was.
+    pub(crate) fn rewind(&mut self, to: u32) -> bool {
+        let unmarked = self.needs.column == Column::None && self.needs.keep.is_none();
+        let mut heads = self.layers.iter().flat_map(|l| &l.heads);
+        if !unmarked || to > self.next || heads.any(|h| h.evicted > 0) {
+            return false;
+        }
+        for head in self.layers.iter_mut().flat_map(|l| &mut l.heads) {
+            let gone = head.strip.len() - to as usize;
+            head.strip.truncate(to as usize);
+            head.seen -= gone as u64;
+            self.ledger.give((gone * head.strip.layout().bytes()) as u64);
+        }
+        self.ledger.peak = self.ledger.live;
+        self.next = to;
+        true
+    }
+
+    /// Whether the plan never forgets anything.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     /// Drops slots that position `next` and later ones do not see.
     pub(crate) fn slide(&mut self, layer: usize, head: usize, next: u32) {
         let window = self.window.unwrap_or(u32::MAX);

@@ -222,6 +222,31 @@ fn sliding_layers_hold_their_window_and_are_no_forgetting() {
 }
 
 #[test]
+fn what_is_rewound_never_was() {
+    for (toy, limit) in [(LLAMA, 300), (GEMMA, 60)] {
+        let (engine, tokens) = (toy.open(2, 16), text(limit));
+        let plain = read(&engine, "full", &tokens);
+        let mut session = read(&engine, "full", &tokens);
+        for to in [limit - 1, 40, 1, 0] {
+            assert!(session.rewind(to as u32), "{to}");
+            assert_eq!((session.kv.seen(), session.logits().len()), (to as u32, 0));
+            engine.read(&mut session, &tokens[to..], &mut |_| true).unwrap();
+            assert_eq!(bits(&session), bits(&plain), "from {to} on");
+            assert_eq!((session.kv.ledger(), session.bill()), (plain.kv.ledger(), plain.bill()));
+        }
+        assert!(!session.rewind(limit as u32 + 1), "what has not come cannot be kept");
+    }
+    let mut slid = read(&GEMMA.open(2, 16), "full", &text(300));
+    assert!(!slid.rewind(299), "slots have left the window");
+    for plan in plans(SLOTS) {
+        let mut session = read(&LLAMA.open(2, 16), &plan, &text(4 * SLOTS));
+        let before = (session.kv.ledger(), session.bill());
+        assert!(!session.rewind(8), "{plan} has forgotten");
+        assert_eq!((session.kv.ledger(), session.bill()), before);
+    }
+}
+
+#[test]
 fn every_token_but_the_first_is_scored_once_in_any_windows() {
     use eunoe_engine::Windows::{Sliding, Whole};
     let (engine, tokens) = (LLAMA.open(1, 16), text(60));

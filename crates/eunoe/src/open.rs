@@ -33,7 +33,11 @@ pub fn header(model: &Path) -> Result<Gguf> {
     gguf::open(&path).with_context(|| format!("cannot open `{}`", path.display()))
 }
 
-fn file(model: &Path) -> Result<std::path::PathBuf> {
+/// The file that a model's name or path means.
+///
+/// # Errors
+/// An unknown name, a model that is not on this machine, or a folder.
+pub fn file(model: &Path) -> Result<std::path::PathBuf> {
     let path = models::resolve(model, &Home::from_env()?)?;
     if path.is_dir() {
         bail!("`{}` is a folder; give a `.gguf` file in it", path.display());

@@ -342,3 +342,35 @@ fn the_demo_says_what_it_needs() {
     let error = bench.fails(&["demo", "--offline"]);
     assert!(error.ends_with("run `eunoe pull smollm2-135m` first"), "{error}");
 }
+
+#[test]
+fn a_bench_in_steps_waits_for_its_turn_and_ends_with_the_report() {
+    let bench = bench();
+    let args = ["bench", "-m", "toy.gguf", "--prompt", "8", "--gen", "4", "--repeat", "2", "--step"];
+    let stepped = |lines: &str| {
+        let input = bench.path("lines");
+        fs::write(&input, lines).unwrap();
+        bench.eunoe(&args).current_dir(bench.path("")).stdin(fs::File::open(input).unwrap()).output().unwrap()
+    };
+    let output = stepped("\n\n\n\n");
+    let lines: Vec<serde_json::Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 9, "two lines for each of four repetitions, and the report");
+    for (i, pair) in lines[..8].chunks(2).enumerate() {
+        assert_eq!(pair[0]["ready"], pair[1]["measured"]);
+        let kind = if i < 2 { "prefill" } else { "decode" };
+        assert_eq!(
+            (&pair[0]["ready"]["kind"], &pair[0]["ready"]["repetition"]),
+            (&kind.into(), &(i % 2 + 1).into())
+        );
+        assert!(pair[1]["seconds"].as_f64().unwrap() > 0.0);
+    }
+    let rows = lines[8]["rows"].as_array().unwrap();
+    assert!(rows[0]["share_of_peak"].as_f64().unwrap() > 0.0 && rows[1]["share_of_peak"].is_null());
+    assert!(rows[1]["share_of_read_rate"].as_f64().unwrap() > 0.0 && rows[0]["gb_per_s"].is_null());
+    assert!(lines[8]["load"]["first_token_seconds"].as_f64() > lines[8]["load"]["seconds"].as_f64());
+    assert!(common::failure(&stepped("\n")).contains("standard input ended"));
+}
