@@ -2,7 +2,6 @@
 
 use super::panel::BIAS;
 use super::{Arithmetic, BLOCK, LANES};
-use crate::math::{fold, max};
 use crate::pool::Shards;
 use crate::{Isa, Pool};
 use std::cell::RefCell;
@@ -217,32 +216,32 @@ fn quantise(
 fn quantise_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32, [i32; 2]) {
     /// Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let (mut peaks, mut taint) = ([0.0f32; 16], [0.0f32; 16]);
-    for half in x.as_chunks::<16>().0 {
-        for i in 0..16 {
-            peaks[i] = max(peaks[i], half[i].abs());
-            taint[i] += half[i] * 0.0; // NaN once a value is not finite
-        }
+    // magnitudes compare as their bits do
+    let mut peak = 0;
+    for v in x {
+        peak = peak.max(v.abs().to_bits());
     }
-    let (peak, taint) = (fold(peaks, max), fold(taint, |a, b| a + b));
+    let peak = f32::from_bits(peak);
+    if !peak.is_finite() {
+        // must not turn into a plausible number
+        return ([0; BLOCK], f32::NAN, [0; 2]);
+    }
     // a block too small for its inverse counts as 0
     let inverse = 127.0 / peak;
-    let inverse = if taint == 0.0 && inverse.is_finite() { inverse } else { 0.0 };
+    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
     let mut q = [0i32; BLOCK];
     for i in 0..BLOCK {
-        let scaled = if taint == 0.0 { x[i] * inverse } else { 0.0 };
-        q[i] = (scaled + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+        q[i] = (x[i] * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     }
     let mut bytes = [0i8; BLOCK];
     for i in 0..BLOCK {
         bytes[i] = q[i] as i8;
     }
-    let (halves, mut sums) = (q.as_chunks::<16>().0, [0; 2]);
-    for (sum, half) in sums.iter_mut().zip(halves) {
+    let mut sums = [0; 2];
+    for (sum, half) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
         for v in half {
             *sum += v;
         }
     }
-    // a block that is not finite must not turn into a plausible number
-    (bytes, peak / 127.0 + taint, sums)
+    (bytes, peak / 127.0, sums)
 }
