@@ -13,23 +13,28 @@ pub enum Isa {
     /// AVX-512 F, BW, VL, DQ and VNNI (and F16C).
     #[non_exhaustive]
     Avx512,
+    /// AVX-512 as above, and BF16.
+    #[non_exhaustive]
+    Avx512Bf16,
 }
 
 impl Isa {
-    /// The best one that this processor has, or the one that `EUNOE_ISA` (`scalar`, `avx2`, `avx512`) asks for
-    /// where the processor has it.
+    /// The best one that this processor has, or the one that `EUNOE_ISA` (`scalar`, `avx2`, `avx512`,
+    /// `avx512bf16`) asks for where the processor has it.
     pub fn detect() -> Self {
         let best = Self::best();
         match std::env::var("EUNOE_ISA").as_deref() {
             Ok("scalar") => Self::Scalar,
             Ok("avx2") => best.min(Self::Avx2),
+            Ok("avx512") => best.min(Self::Avx512),
             _ => best,
         }
     }
 
     /// Every set that this processor has, the reference first.
     pub fn available() -> Vec<Self> {
-        [Self::Scalar, Self::Avx2, Self::Avx512].into_iter().filter(|isa| *isa <= Self::best()).collect()
+        let all = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+        all.into_iter().filter(|isa| *isa <= Self::best()).collect()
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -43,9 +48,10 @@ impl Isa {
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni");
-        match (avx2, avx512) {
-            (_, true) => Self::Avx512,
-            (true, false) => Self::Avx2,
+        match (avx2, avx512, avx512 && is_x86_feature_detected!("avx512bf16")) {
+            (_, _, true) => Self::Avx512Bf16,
+            (_, true, _) => Self::Avx512,
+            (true, ..) => Self::Avx2,
             _ => Self::Scalar,
         }
     }
@@ -62,9 +68,9 @@ impl Isa {
     #[inline]
     pub fn run<R>(self, body: impl FnOnce() -> R) -> R {
         match self {
-            // SAFETY: `Isa::Avx512` and `Isa::Avx2` are only made where the processor has these features.
+            // SAFETY: vector variants are only made where the processor has their features.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { with_avx512(body) },
+            Self::Avx512 | Self::Avx512Bf16 => unsafe { with_avx512(body) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { with_avx2(body) },

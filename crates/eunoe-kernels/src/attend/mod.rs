@@ -245,7 +245,7 @@ fn partition(isa: Isa, block: &Block<'_>, part: usize, buffers: &mut Buffers<'_>
         Isa::Avx2 => unsafe { avx2::partition(block, part, buffers, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::partition(block, part, buffers, out) },
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::partition(block, part, buffers, out) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar::partition(block, part, buffers, out),
     }
@@ -266,7 +266,7 @@ fn columns(
         Isa::Avx2 => unsafe { avx2::columns(block, first, update, buffers, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::columns(block, first, update, buffers, out) },
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::columns(block, first, update, buffers, out) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar::columns(block, first, update, buffers, out),
     }

@@ -97,9 +97,9 @@ fn float_sums(isa: Isa, w: &[[f32; LANES]], x: &Acts, tile: usize) -> Sums {
         let sums: &mut [[f32; LANES]; T] =
             sums.first_chunk_mut().expect("a tile is at most MAX_WIDTH rows wide");
         match isa {
-            // SAFETY: `Isa::Avx512` is only made where the processor has the features.
+            // SAFETY: AVX-512 variants are only made where the processor has the features.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512::float_sums::<T>(w, x, sums) },
+            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::float_sums::<T>(w, x, sums) },
             // SAFETY: as above for AVX2.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::float_sums::<T>(w, x, sums) },
@@ -148,9 +148,9 @@ fn int_sums<const BITS: usize, const SCALE: u8, const T: usize>(
     sums: &mut [[f32; LANES]; T],
 ) {
     match isa {
-        // SAFETY: `Isa::Avx512` is only made where the processor has the features; `Group` and `Tile` hold whole blocks.
+        // SAFETY: AVX-512 variants are only made where the processor has it; `Group` and `Tile` hold whole blocks.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::int_sums::<BITS, SCALE, T>(g, q, sums) },
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::int_sums::<BITS, SCALE, T>(g, q, sums) },
         // SAFETY: as above for AVX2.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2::int_sums::<BITS, SCALE, T>(g, q, sums) },
