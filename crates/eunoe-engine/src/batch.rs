@@ -123,7 +123,15 @@ impl Batch<'_> {
             .map(|t| {
                 let kv = &self.parts[t.part].kv;
                 let ((window, rank), strip) = (of(kv), kv.strip(layer, t.head));
-                Run { strip, rows: t.rows.clone(), first: t.first, head: t.head * group, window, rank }
+                Run {
+                    strip,
+                    rows: t.rows.clone(),
+                    first: t.first,
+                    head: t.head * group,
+                    window,
+                    rank,
+                    tiles: None,
+                }
             })
             .collect();
         attend(on.isa, on.pool, &runs, shape, q, out, Some(&mut self.lse));

@@ -28,7 +28,7 @@ fn seconds(isa: Isa, pool: &Pool, strips: &[Strip], rows: usize, group: usize) -
     let q: Vec<f32> = (0..rows * heads * d).map(|i| (i % 89) as f32 / 44.5 - 1.0).collect();
     let mut out = vec![0.0; q.len()];
     let (window, rank, first) = (None, None, strips[0].len() - rows);
-    let run = |(n, strip)| Run { strip, rows: 0..rows, first, head: n * group, window, rank };
+    let run = |(n, strip)| Run { strip, rows: 0..rows, first, head: n * group, window, rank, tiles: None };
     let runs: Vec<_> = strips.iter().enumerate().map(run).collect();
     let shape = Heads { heads, group, scale: (d as f32).powf(-0.5) };
     let mut once = || {

@@ -87,7 +87,7 @@ unsafe fn transpose8(rows: [__m256; 8]) -> [__m256; 8] {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn partition(block: &Block<'_>, part: usize, buffers: &mut Buffers<'_>, out: &mut Partial<'_>) {
-    tile::partition::<_, 1>(Avx2(()), block, part, buffers, out);
+    tile::partition::<_, 1, 1>(Avx2(()), block, part, buffers, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -98,5 +98,5 @@ pub(super) fn columns(
     buffers: &mut Buffers<'_>,
     columns: &mut [f32; TILE],
 ) {
-    tile::columns::<_, 1>(Avx2(()), block, first, update, buffers, columns);
+    tile::columns::<_, 1, 1>(Avx2(()), block, first, update, buffers, columns);
 }

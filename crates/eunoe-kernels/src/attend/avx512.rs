@@ -4,13 +4,14 @@ use std::arch::x86_64::*;
 
 use crate::math::Lanes;
 
+use super::bf16::Pairs;
 use super::form::Form;
 use super::slots::{Buffers, TILE};
 use super::tile::{self, Block, Partial, Update};
 
 /// Made only inside functions that enable AVX-512.
 #[derive(Clone, Copy)]
-struct Avx512(());
+pub(super) struct Avx512(pub(super) ());
 
 impl Form for Avx512 {
     #[inline(always)]
@@ -62,11 +63,36 @@ impl Form for Avx512 {
             std::mem::transmute(columns)
         }
     }
+
+    #[inline(always)]
+    fn interleave(self, low: Pairs, high: Pairs) -> [Pairs; 2] {
+        const FIRST: [u16; 32] = alternate(0);
+        const LAST: [u16; 32] = alternate(16);
+        // SAFETY: `self` proves AVX-512 BW; a vector is 16 words or 32 half words.
+        unsafe {
+            let (low, high): (__m512i, __m512i) = (std::mem::transmute(low), std::mem::transmute(high));
+            let (first, last): (__m512i, __m512i) = (std::mem::transmute(FIRST), std::mem::transmute(LAST));
+            let first = _mm512_permutex2var_epi16(low, first, high);
+            std::mem::transmute([first, _mm512_permutex2var_epi16(low, last, high)])
+        }
+    }
+}
+
+/// Half words `from`, `from` + 1, … of two vectors in turn.
+const fn alternate(from: u16) -> [u16; 32] {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        order[2 * i] = from + i as u16;
+        order[2 * i + 1] = 32 + from + i as u16;
+        i += 1;
+    }
+    order
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) fn partition(block: &Block<'_>, part: usize, buffers: &mut Buffers<'_>, out: &mut Partial<'_>) {
-    tile::partition::<_, 4>(Avx512(()), block, part, buffers, out);
+    tile::partition::<_, 4, 2>(Avx512(()), block, part, buffers, out);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
@@ -77,5 +103,5 @@ pub(super) fn columns(
     buffers: &mut Buffers<'_>,
     columns: &mut [f32; TILE],
 ) {
-    tile::columns::<_, 4>(Avx512(()), block, first, update, buffers, columns);
+    tile::columns::<_, 4, 2>(Avx512(()), block, first, update, buffers, columns);
 }

@@ -4,6 +4,8 @@
 use crate::float16::f16_to_f32;
 use crate::math::Lanes;
 
+use super::bf16::{self, Pairs};
+
 /// An instruction set; a value of it is proof that the processor has it.
 pub(super) trait Form: Copy {
     /// Sixteen IEEE halves.
@@ -12,6 +14,42 @@ pub(super) trait Form: Copy {
     fn bytes(self, bytes: &[i8; 16]) -> Lanes;
     /// Rows become columns.
     fn transpose(self, rows: [Lanes; 16]) -> [Lanes; 16];
+
+    /// 32 values in pairs, each rounded to the nearest bf16.
+    #[inline(always)]
+    fn round(self, low: Lanes, high: Lanes) -> Pairs {
+        let mut halves = [0; 32];
+        for i in 0..16 {
+            halves[i] = bf16::nearest(low[i]) as u16;
+            halves[16 + i] = bf16::nearest(high[i]) as u16;
+        }
+        let mut pairs = [0; 16];
+        for i in 0..16 {
+            pairs[i] = u32::from(halves[2 * i]) | u32::from(halves[2 * i + 1]) << 16;
+        }
+        pairs
+    }
+
+    /// Pairs of one vector's values become pairs of two vectors: of values 0 … 15, and of values 16 … 31.
+    #[inline(always)]
+    fn interleave(self, low: Pairs, high: Pairs) -> [Pairs; 2] {
+        let half = |x: &Pairs, i: usize| x[i / 2] >> (16 * (i % 2)) & 0xFFFF;
+        let mut both = [[0; 16]; 2];
+        for i in 0..32 {
+            both[i / 16][i % 16] = half(&low, i) | half(&high, i) << 16;
+        }
+        both
+    }
+
+    /// `acc + a · b`: first the odd values of the pairs, then the even ones, each a fused step.
+    #[inline(always)]
+    fn dot2(self, mut acc: Lanes, a: Pairs, b: Pairs) -> Lanes {
+        for i in 0..16 {
+            acc[i] = bf16::odd(a[i]).mul_add(bf16::odd(b[i]), acc[i]);
+            acc[i] = bf16::even(a[i]).mul_add(bf16::even(b[i]), acc[i]);
+        }
+        acc
+    }
 }
 
 /// Plain Rust: the reference.

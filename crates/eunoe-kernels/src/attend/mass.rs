@@ -9,11 +9,12 @@ use crate::pool::{Pool, Shards};
 use crate::rope::Rope;
 use crate::strip::{SlotLayout, Strip, column_of};
 
+use super::Heads;
+use super::kernels::{columns, partition};
 use super::rows::{Queries, Rows, Sight};
 use super::scratch::{self, Scratch};
 use super::slots::TILE;
-use super::tile::{Block, PARTITION, Partial, Update};
-use super::{Heads, columns, partition};
+use super::tile::{Base, PARTITION, Partial, Update};
 
 /// Slots of one task: its columns are touched by no other.
 const TASK_SLOTS: usize = 4 * TILE;
@@ -127,11 +128,11 @@ impl<'a> Sweep<'a> {
     fn fold_into(&self, slots: &[u8], first: usize, mass: &mut [f32; TASK_SLOTS]) {
         let (group, d) = (self.rows.group, self.rows.head_dim);
         let end = first + slots.len() / self.layout.bytes();
-        for rows in blocks(&self.rows) {
+        for rows in self.rows.blocks() {
             scratch::with(d, rows.len() * group, 0, 0, |scratch| {
-                let Scratch { mut buffers, lines, .. } = scratch;
-                self.rows.prepare(rows.clone(), buffers.turn, lines);
-                let block = block_of(&self.rows, rows.clone(), slots, first, self.layout, lines);
+                let Scratch { mut buffers, lines: mut memory, .. } = scratch;
+                let lines = self.rows.prepare(self.isa, rows.clone(), &mut memory);
+                let block = self.rows.block_of(slots, first, self.layout, &rows, lines);
                 let lse = &self.lse[rows.start * group..rows.end * group];
                 let update = Update { lse, decay: self.rule.decay, fold_max: self.rule.fold == Fold::Max };
                 for (at, mass) in (first..end).step_by(TILE).zip(mass.as_chunks_mut().0) {
@@ -140,23 +141,6 @@ impl<'a> Sweep<'a> {
             });
         }
     }
-}
-
-fn blocks(rows: &Rows<'_>) -> impl Iterator<Item = Range<usize>> {
-    let (step, len) = (rows.block_rows(), rows.len());
-    (0..len).step_by(step).map(move |r| r..(r + step).min(len))
-}
-
-fn block_of<'a>(
-    rows: &'a Rows<'_>,
-    range: Range<usize>,
-    slots: &'a [u8],
-    base: usize,
-    layout: SlotLayout,
-    lines: &'a [f32],
-) -> Block<'a> {
-    let (sights, rank) = (&rows.sights[range], rows.rank);
-    Block { slots, base, layout, lines, group: rows.group, sights, rank }
 }
 
 /// Query rows, as a rule the last of a text, that look over a whole strip.
@@ -199,6 +183,7 @@ pub fn last_rows(isa: Isa, pool: &Pool, last: &LastRows<'_>, out: &mut [f32]) {
     let rows = Rows {
         q: last.q,
         stride,
+        codec: layout.codec,
         head_dim: layout.head_dim,
         group,
         scale: last.scale,
@@ -222,32 +207,33 @@ pub fn last_rows(isa: Isa, pool: &Pool, last: &LastRows<'_>, out: &mut [f32]) {
 /// `[rows, group]`: partials per block and partition, merged in ascending order.
 fn log_sum_exp(isa: Isa, pool: &Pool, strip: &Strip, rows: &Rows<'_>) -> Vec<f32> {
     let (group, parts) = (rows.group, strip.len().div_ceil(PARTITION));
+    let base = Base::of(strip.layout().codec);
     let mut partials = vec![0.0; parts * Partial::floats(rows.len() * group, 0)];
     let shared = Shards::new(&mut partials);
-    let pieces: Vec<_> = blocks(rows).flat_map(|b| (0..parts).map(move |part| (b.clone(), part))).collect();
+    let pieces: Vec<_> = rows.blocks().flat_map(|b| (0..parts).map(move |part| (b.clone(), part))).collect();
     pool.run(pieces.len(), &|i| {
         let (block, part) = pieces[i].clone();
         let lines = block.len() * group;
         let at = Partial::floats((parts * block.start + part * block.len()) * group, 0);
         // SAFETY: blocks lie one after the other, their partitions within them; `partials` outlives the loop.
-        let mut partial = Partial::new(unsafe { shared.part(at, Partial::floats(lines, 0)) }, lines);
+        let memory = unsafe { shared.part(at, Partial::floats(lines, 0)) };
         scratch::with(rows.head_dim, lines, 0, 0, |scratch| {
-            let Scratch { mut buffers, lines, .. } = scratch;
-            rows.prepare(block.clone(), buffers.turn, lines);
-            let block = block_of(rows, block, strip.slots(), 0, strip.layout(), lines);
-            partition(isa, &block, part, &mut buffers, &mut partial);
+            let Scratch { mut buffers, lines: mut memory_of_lines, .. } = scratch;
+            let queries = rows.prepare(isa, block.clone(), &mut memory_of_lines);
+            let block = rows.block(strip, &block, queries);
+            partition(isa, &block, part, &mut buffers, &mut Partial::new(memory, lines, base));
         });
     });
     let mut lse = Vec::with_capacity(rows.len() * group);
     let mut rest = partials.as_mut_slice();
-    for block in blocks(rows) {
+    for block in rows.blocks() {
         let lines = block.len() * group;
         let mut total = vec![0.0; Partial::floats(lines, 0)];
-        let mut total = Partial::new(&mut total, lines);
+        let mut total = Partial::new(&mut total, lines, base);
         total.clear();
         for _ in 0..parts {
             let (part, after) = rest.split_at_mut(Partial::floats(lines, 0));
-            total.merge(&Partial::new(part, lines));
+            total.merge(isa, &Partial::new(part, lines, base));
             rest = after;
         }
         lse.extend((0..lines).map(|line| total.finish(line, &mut [])));

@@ -2,16 +2,25 @@
 //!
 //! The bits of a row's output depend only on its query, its slot and the slots that it sees: not on the rows that
 //! come in the same call, the number of threads, batch mates or the instruction set. Hence:
+//! * slots in f32 are computed in f32, those in f16 and q8 with bf16 operands and f32 sums (`bf16`);
 //! * tiles of 64 and partitions of 1024 slots lie at fixed slot indices; partials of partitions are merged in
 //!   ascending order, whoever computed them;
-//! * a score is one chain of fused steps over d, an output value one chain over the slots of a tile;
+//! * a score is one chain of fused steps over d, an output value one chain over the slots of a partition;
 //! * a slot that a row does not see is never multiplied for it, and a tile or partition without any is a no-op.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+mod bf16;
+mod bf16_sweep;
+mod bf16_tile;
+mod call;
 mod form;
+mod kernels;
+mod mask;
 mod mass;
 mod rows;
 mod scalar;
@@ -29,12 +38,11 @@ use crate::rope::Rope;
 use crate::strip::Strip;
 
 pub use eunoe_core::Fold;
+pub use mask::TileMask;
 pub use mass::{LastRows, RecordRun, Rule, last_rows, record};
 
+use call::{Call, Job};
 use rows::{Queries, Rows};
-use scratch::Scratch;
-use slots::{Buffers, TILE};
-use tile::{Block, PARTITION, Partial, Update};
 
 /// Query rows of one sequence against one strip.
 pub struct Run<'a> {
@@ -51,6 +59,9 @@ pub struct Run<'a> {
     /// Positions are slot indices: keys and queries, given rotated at their own position, are rotated on to their
     /// slot. Where both agree nothing is done.
     pub rank: Option<&'a Rope>,
+    /// The tiles of slots that tiles of rows look at; all where `None`. A row that sees nothing gives 0, and -∞ as its
+    /// log-sum-exp.
+    pub tiles: Option<&'a TileMask>,
 }
 
 /// The shape of one attention call.
@@ -79,36 +90,26 @@ pub fn attend(
     lse: Option<&mut [f32]>,
 ) {
     let Some(head_dim) = check(runs, shape, q, out.len(), lse.as_deref().map(<[f32]>::len)) else { return };
-    let stride = shape.heads * head_dim;
-    let prepared: Vec<Rows<'_>> = runs
-        .iter()
-        .map(|run| {
-            let q = &q[run.rows.start * stride + run.head * head_dim..];
-            let queries = Queries { q, stride, group: shape.group, scale: shape.scale };
-            Rows::in_slots(run.strip, run.first, run.rows.len(), run.window, run.rank, queries)
-        })
-        .collect();
-    let mut tasks = Vec::new();
-    for (run, rows) in prepared.iter().enumerate() {
-        let step = rows.block_rows();
-        tasks.extend((0..rows.len()).step_by(step).map(|r| (run, r..(r + step).min(rows.len()))));
-    }
-    // Late rows see most: they start first.
-    tasks.sort_by_key(|(run, rows)| std::cmp::Reverse(runs[*run].first + rows.end));
-    let call = Call {
-        isa,
-        runs,
-        rows: &prepared,
-        shape,
-        head_dim,
-        out: Shards::new(out),
-        lse: lse.map(Shards::new),
-    };
-    if pool.threads() == 1 || tasks.len() >= 2 * pool.threads() {
-        pool.run(tasks.len(), &|i| call.whole_block(tasks[i].0, tasks[i].1.clone()));
-    } else {
-        call.split(pool, &tasks);
-    }
+    let jobs = runs.iter().flat_map(|run| jobs(run, shape, q, head_dim)).collect();
+    let (out, lse) = (Shards::new(out), lse.map(Shards::new));
+    Call { isa, jobs, heads: shape.heads, head_dim, out, lse }.run(pool);
+}
+
+/// A run as one job, or with a mask as one per head of the group.
+fn jobs<'a>(
+    run: &'a Run<'_>,
+    shape: Heads,
+    q: &'a [f32],
+    head_dim: usize,
+) -> impl Iterator<Item = Job<'a>> + 'a {
+    let (stride, Heads { scale, .. }) = (shape.heads * head_dim, shape);
+    let group = if run.tiles.is_some() { 1 } else { shape.group };
+    (0..shape.group).step_by(group).map(move |h| {
+        let (head, row) = (run.head + h, run.rows.start);
+        let queries = Queries { q: &q[row * stride + head * head_dim..], stride, group, scale };
+        let rows = Rows::in_slots(run.strip, run.first, run.rows.len(), run.window, run.rank, queries);
+        Job { strip: run.strip, rows, first: run.first, row, head, mask: run.tiles.map(|mask| (mask, h)) }
+    })
 }
 
 /// Checks what `attend` promises to check; the head dimension, or `None` without any run.
@@ -126,6 +127,8 @@ fn check(runs: &[Run<'_>], shape: Heads, q: &[f32], out: usize, lse: Option<usiz
         assert!(run.rows.start <= run.rows.end && run.rows.end <= rows, "rows {:?} of {rows}", run.rows);
         assert!(run.first + run.rows.len() <= run.strip.len(), "rows sit in slots that exist");
         assert!(run.rank.is_none_or(|rope| rope.dims() <= head_dim), "rotated dimensions");
+        let (count, end) = (run.rows.len(), run.first + run.rows.len());
+        assert!(run.tiles.is_none_or(|mask| mask.covers(group, count, end)), "a mask of the run's shape");
     }
     let mut places: Vec<_> =
         runs.iter().filter(|r| !r.rows.is_empty()).map(|r| (r.head, r.rows.start, r.rows.end)).collect();
@@ -133,141 +136,4 @@ fn check(runs: &[Run<'_>], shape: Heads, q: &[f32], out: usize, lse: Option<usiz
     let disjoint = places.windows(2).all(|w| w[0].0 != w[1].0 || w[0].2 <= w[1].1);
     assert!(disjoint, "two runs write the same row and head");
     Some(head_dim)
-}
-
-/// One call of `attend`, checked: runs write disjoint parts of `out` and `lse`.
-struct Call<'a> {
-    isa: Isa,
-    runs: &'a [Run<'a>],
-    rows: &'a [Rows<'a>],
-    shape: Heads,
-    head_dim: usize,
-    out: Shards<f32>,
-    lse: Option<Shards<f32>>,
-}
-
-impl Call<'_> {
-    /// Every partition that the rows see, one after the other.
-    fn whole_block(&self, run: usize, rows: Range<usize>) {
-        let lines = rows.len() * self.shape.group;
-        let floats = Partial::floats(lines, self.head_dim);
-        scratch::with(self.head_dim, lines, floats, floats, |scratch| {
-            let Scratch { mut buffers, lines: queries, first, second } = scratch;
-            let (mut total, mut part) = (Partial::new(first, lines), Partial::new(second, lines));
-            total.clear();
-            self.rows[run].prepare(rows.clone(), buffers.turn, queries);
-            let block = self.block(run, rows.clone(), queries);
-            for p in 0..self.partitions(run, &rows) {
-                partition(self.isa, &block, p, &mut buffers, &mut part);
-                total.merge(&part);
-            }
-            self.write(run, rows, &total);
-        });
-    }
-
-    /// Few blocks for many threads: partitions in parallel, then the same merge.
-    fn split(&self, pool: &Pool, tasks: &[(usize, Range<usize>)]) {
-        let mut pieces = Vec::new();
-        let mut floats = 0;
-        for (run, rows) in tasks {
-            for p in 0..self.partitions(*run, rows) {
-                pieces.push((*run, rows.clone(), p, floats));
-                floats += self.partial_floats(rows);
-            }
-        }
-        let mut partials = vec![0.0; floats];
-        let shared = Shards::new(&mut partials);
-        pool.run(pieces.len(), &|i| {
-            let (run, rows, p, at) = pieces[i].clone();
-            let lines = rows.len() * self.shape.group;
-            // SAFETY: each piece has its own part of `partials`, which outlives the loop.
-            let memory = unsafe { shared.part(at, self.partial_floats(&rows)) };
-            scratch::with(self.head_dim, lines, 0, 0, |scratch| {
-                let Scratch { mut buffers, lines: queries, .. } = scratch;
-                self.rows[run].prepare(rows.clone(), buffers.turn, queries);
-                let block = self.block(run, rows, queries);
-                partition(self.isa, &block, p, &mut buffers, &mut Partial::new(memory, lines));
-            });
-        });
-        let mut rest = partials.as_mut_slice();
-        for (run, rows) in tasks {
-            let lines = rows.len() * self.shape.group;
-            let mut total = vec![0.0; self.partial_floats(rows)];
-            let mut total = Partial::new(&mut total, lines);
-            total.clear();
-            for _ in 0..self.partitions(*run, rows) {
-                let (part, after) = rest.split_at_mut(self.partial_floats(rows));
-                total.merge(&Partial::new(part, lines));
-                rest = after;
-            }
-            self.write(*run, rows.clone(), &total);
-        }
-    }
-
-    fn partial_floats(&self, rows: &Range<usize>) -> usize {
-        Partial::floats(rows.len() * self.shape.group, self.head_dim)
-    }
-
-    /// Partitions up to the last row's slot.
-    fn partitions(&self, run: usize, rows: &Range<usize>) -> usize {
-        (self.runs[run].first + rows.end).div_ceil(PARTITION)
-    }
-
-    fn block<'b>(&'b self, run: usize, rows: Range<usize>, lines: &'b [f32]) -> Block<'b> {
-        let (strip, prepared) = (self.runs[run].strip, &self.rows[run]);
-        let (sights, rank) = (&prepared.sights[rows], prepared.rank);
-        let (slots, layout) = (strip.slots(), strip.layout());
-        Block { slots, base: 0, layout, lines, group: self.shape.group, sights, rank }
-    }
-
-    fn write(&self, run: usize, rows: Range<usize>, total: &Partial<'_>) {
-        let (group, d, run) = (self.shape.group, self.head_dim, &self.runs[run]);
-        for (n, row) in rows.enumerate() {
-            for h in 0..group {
-                let at = (run.rows.start + row) * self.shape.heads + run.head + h;
-                // SAFETY: `check` found that no two runs share a row and head; blocks of a run share no row.
-                let out = unsafe { self.out.part(at * d, d) };
-                let lse = total.finish(n * group + h, out);
-                if let Some(all) = &self.lse {
-                    // SAFETY: as above.
-                    unsafe { all.part(at, 1) }.fill(lse);
-                }
-            }
-        }
-    }
-}
-
-fn partition(isa: Isa, block: &Block<'_>, part: usize, buffers: &mut Buffers<'_>, out: &mut Partial<'_>) {
-    match isa {
-        Isa::Scalar => scalar::partition(block, part, buffers, out),
-        // SAFETY: vector variants of `Isa` are only made where the processor has them.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::partition(block, part, buffers, out) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::partition(block, part, buffers, out) },
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => scalar::partition(block, part, buffers, out),
-    }
-}
-
-fn columns(
-    isa: Isa,
-    block: &Block<'_>,
-    first: usize,
-    update: Update<'_>,
-    buffers: &mut Buffers<'_>,
-    out: &mut [f32; TILE],
-) {
-    match isa {
-        Isa::Scalar => scalar::columns(block, first, update, buffers, out),
-        // SAFETY: vector variants of `Isa` are only made where the processor has them.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::columns(block, first, update, buffers, out) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::columns(block, first, update, buffers, out) },
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => scalar::columns(block, first, update, buffers, out),
-    }
 }

@@ -1,11 +1,17 @@
 //! Query rows against one strip: what each sees, and how it is scaled and moved before it meets keys.
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use crate::rope::Rope;
-use crate::strip::Strip;
+use eunoe_core::Codec;
 
+use crate::isa::Isa;
+use crate::rope::Rope;
+use crate::strip::{SlotLayout, Strip};
+
+use super::bf16::{self, LEAST_LINE};
 use super::slots::{TILE, Tile};
+use super::tile::{Base, Block, Lines};
 
 /// Most rows in one block: with a group of g heads they share each unpacked tile.
 pub(super) const MOST_BLOCK_ROWS: usize = 64;
@@ -44,6 +50,7 @@ pub(super) struct Rows<'a> {
     pub(super) q: &'a [f32],
     /// Floats from one row to the next.
     pub(super) stride: usize,
+    pub(super) codec: Codec,
     pub(super) head_dim: usize,
     pub(super) group: usize,
     pub(super) scale: f32,
@@ -71,32 +78,80 @@ impl<'a> Rows<'a> {
         let slots = first..first + rows;
         let moves = if rank.is_some() { slots.clone().map(step).collect() } else { Vec::new() };
         let Queries { q, stride, group, scale } = query;
-        let head_dim = strip.layout().head_dim;
-        Self { q, stride, head_dim, group, scale, sights: slots.map(sight).collect(), rank, moves }
+        let (codec, head_dim) = (strip.layout().codec, strip.layout().head_dim);
+        Self { q, stride, codec, head_dim, group, scale, sights: slots.map(sight).collect(), rank, moves }
     }
 
     pub(super) fn len(&self) -> usize {
         self.sights.len()
     }
 
-    /// How many rows to take at once.
-    pub(super) fn block_rows(&self) -> usize {
-        (BLOCK_LINES / self.group).clamp(1, MOST_BLOCK_ROWS)
+    /// The rows in parts that are done at once.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (step, len) = ((BLOCK_LINES / self.group).clamp(1, MOST_BLOCK_ROWS), self.len());
+        (0..len).step_by(step).map(move |r| r..(r + step).min(len))
     }
 
-    /// Queries of `rows` as `[rows, group, head_dim]`: moved to their rank, then scaled.
-    pub(super) fn prepare(&self, rows: Range<usize>, turn: &mut [f32], out: &mut [f32]) {
-        let d = self.head_dim;
-        for (row, lines) in rows.zip(out.chunks_exact_mut(self.group * d)) {
+    /// Prepared lines of `rows` against a whole strip.
+    pub(super) fn block<'b>(&'b self, strip: &'b Strip, rows: &Range<usize>, lines: Lines<'b>) -> Block<'b> {
+        self.block_of(strip.slots(), 0, strip.layout(), rows, lines)
+    }
+
+    /// Prepared lines of `rows` against whole slots from slot `base` on.
+    pub(super) fn block_of<'b>(
+        &'b self,
+        slots: &'b [u8],
+        base: usize,
+        layout: SlotLayout,
+        rows: &Range<usize>,
+        lines: Lines<'b>,
+    ) -> Block<'b> {
+        let (sights, rank) = (&self.sights[rows.clone()], self.rank);
+        Block { slots, base, layout, lines, group: self.group, sights, rank, tiles: None }
+    }
+
+    /// Queries of `rows` as `[rows, group, head_dim]`: moved to their rank, then scaled; in pairs where the codec asks.
+    pub(super) fn prepare<'b>(
+        &self,
+        isa: Isa,
+        rows: Range<usize>,
+        memory: &'b mut LineMemory<'_>,
+    ) -> Lines<'b> {
+        isa.run(
+            #[inline(always)]
+            || self.fill(rows, memory),
+        );
+        Lines { floats: memory.floats, pairs: memory.pairs }
+    }
+
+    #[inline(always)]
+    fn fill(&self, rows: Range<usize>, memory: &mut LineMemory<'_>) {
+        let (d, is_f32) = (self.head_dim, Base::of(self.codec) == Base::E);
+        let scale = if is_f32 { self.scale } else { self.scale * LOG2_E };
+        for (row, lines) in rows.zip(memory.floats.chunks_exact_mut(self.group * d)) {
             lines.copy_from_slice(&self.q[row * self.stride..][..self.group * d]);
             if let Some(rope) = self.rank.filter(|_| self.moves[row] != 0) {
-                let turn = &mut turn[..rope.dims()];
+                let turn = &mut memory.turn[..rope.dims()];
                 rope.shift(self.moves[row], turn);
                 lines.chunks_exact_mut(d).for_each(|line| rope.rotate(line, turn));
             }
-            lines.iter_mut().for_each(|x| *x *= self.scale);
+            lines.iter_mut().for_each(|x| *x *= scale);
+        }
+        if !is_f32 {
+            let near = |x: f32| bf16::nearest(bf16::flush(x, LEAST_LINE));
+            for (pair, x) in memory.pairs.iter_mut().zip(memory.floats.as_chunks::<2>().0) {
+                *pair = near(x[0]) | near(x[1]) << 16;
+            }
         }
     }
+}
+
+/// Where a block's queries are prepared.
+pub(super) struct LineMemory<'a> {
+    pub(super) floats: &'a mut [f32],
+    pub(super) pairs: &'a mut [u32],
+    /// Cosines and sines of one move.
+    pub(super) turn: &'a mut [f32],
 }
 
 /// Where a run's queries lie.

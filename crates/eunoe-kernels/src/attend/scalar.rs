@@ -5,7 +5,7 @@ use super::slots::{Buffers, TILE};
 use super::tile::{self, Block, Partial, Update};
 
 pub(super) fn partition(block: &Block<'_>, part: usize, buffers: &mut Buffers<'_>, out: &mut Partial<'_>) {
-    tile::partition::<_, 1>(Scalar, block, part, buffers, out);
+    tile::partition::<_, 1, 1>(Scalar, block, part, buffers, out);
 }
 
 pub(super) fn columns(
@@ -15,5 +15,5 @@ pub(super) fn columns(
     buffers: &mut Buffers<'_>,
     columns: &mut [f32; TILE],
 ) {
-    tile::columns::<_, 1>(Scalar, block, first, update, buffers, columns);
+    tile::columns::<_, 1, 1>(Scalar, block, first, update, buffers, columns);
 }

@@ -2,32 +2,41 @@
 
 use std::cell::RefCell;
 
+use crate::math::Lanes;
+
+use super::rows::LineMemory;
 use super::slots::{Buffers, TILE};
 
 /// One cache line, so that vectors do not straddle two.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct CacheLine(#[allow(dead_code, reason = "seen as plain floats")] [f32; 16]);
+struct CacheLine(#[allow(dead_code, reason = "seen as plain floats or words")] [f32; 16]);
 
 #[derive(Default)]
-struct Floats(Vec<CacheLine>);
+struct Memory(Vec<CacheLine>);
 
-impl Floats {
-    fn get(&mut self, len: usize) -> &mut [f32] {
+impl Memory {
+    /// `T` is `f32` or `u32`.
+    fn get<T: Word>(&mut self, len: usize) -> &mut [T] {
         let lines = len.div_ceil(16);
         if self.0.len() < lines {
             self.0.resize(lines, CacheLine([0.0; 16]));
         }
-        // SAFETY: `CacheLine` is exactly 16 floats, and at least `len` of them are initialised.
+        // SAFETY: `CacheLine` is exactly 16 floats, of which any bits are a `T`; at least `len` are initialised.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 }
 
+/// Four bytes of which any bits are a value.
+trait Word {}
+impl Word for f32 {}
+impl Word for u32 {}
+
 /// What a task works in.
 pub(super) struct Scratch<'a> {
     pub(super) buffers: Buffers<'a>,
-    /// Scaled queries of a block.
-    pub(super) lines: &'a mut [f32],
+    /// Queries of a block.
+    pub(super) lines: LineMemory<'a>,
     /// Two more parts as the task asks.
     pub(super) first: &'a mut [f32],
     pub(super) second: &'a mut [f32],
@@ -43,17 +52,28 @@ pub(super) fn with<R>(
     work: impl FnOnce(Scratch<'_>) -> R,
 ) -> R {
     thread_local! {
-        static SCRATCH: RefCell<[Floats; 7]> = RefCell::default();
+        static SCRATCH: RefCell<[Memory; 13]> = RefCell::default();
     }
-    SCRATCH.with_borrow_mut(|[keys, values, staged, turn, queries, one, two]| {
-        let tile = TILE * head_dim;
-        let buffers = Buffers {
-            keys: keys.get(tile),
-            values: values.get(tile),
-            staged: staged.get(tile),
-            turn: turn.get(head_dim),
-        };
-        let lines = queries.get(lines * head_dim);
-        work(Scratch { buffers, lines, first: one.get(first), second: two.get(second) })
-    })
+    SCRATCH.with_borrow_mut(
+        |[keys, values, key_pairs, value_pairs, weights, sums, staged, turn, rest @ ..]| {
+            let [floats, pairs, turn_lines, one, two] = rest;
+            let (tile, words) = (TILE * head_dim, lines * head_dim);
+            let buffers = Buffers {
+                keys: keys.get(tile),
+                values: values.get(tile),
+                key_pairs: key_pairs.get(tile / 2),
+                value_pairs: value_pairs.get(tile / 2),
+                weights: weights.get(lines * TILE / 2),
+                sums: sums.get(lines * size_of::<Lanes>() / 4).as_chunks_mut().0,
+                staged: staged.get(tile),
+                turn: turn.get(head_dim),
+            };
+            let lines = LineMemory {
+                floats: floats.get(words),
+                pairs: pairs.get(words / 2),
+                turn: turn_lines.get(head_dim),
+            };
+            work(Scratch { buffers, lines, first: one.get(first), second: two.get(second) })
+        },
+    )
 }

@@ -1,4 +1,4 @@
-//! Tiles of slots: 64 at fixed slot indices, unpacked once to f32 for all lines of a block.
+//! Tiles of slots: 64 at fixed slot indices; those stored in f32 unpacked once for all lines of a block.
 
 use eunoe_core::Codec;
 
@@ -45,26 +45,19 @@ impl<'a> Tile<'a> {
     #[inline(always)]
     pub(super) fn unpack_keys<F: Form>(&self, form: F, rank: Option<&Rope>, buffers: &mut Buffers<'_>) {
         let (d, size) = (self.layout.head_dim, self.layout.bytes());
-        let (codec, bytes, stride) = match rank {
-            None => (self.layout.codec, self.bytes, size),
+        let (bytes, stride) = match rank {
+            None => (self.bytes, size),
             Some(rope) => {
                 self.unpack_rows(form, 0, buffers.staged);
                 self.move_keys(rope, buffers);
-                (Codec::F32, as_bytes(buffers.staged), 4 * d)
+                (as_bytes(buffers.staged), 4 * d)
             }
         };
         let keys = &mut *buffers.keys;
         assert!(keys.len() >= d * TILE && d.is_multiple_of(BLOCK), "room for a tile of keys");
-        assert!(bytes.len() >= (self.len - 1) * stride + codec.bytes(d), "a tile of keys");
-        // The codec is a constant in each branch, so the loops are compiled per codec.
-        match codec {
-            // SAFETY: the assertions above.
-            Codec::F32 => unsafe { columns(form, Codec::F32, bytes, stride, self.len, d, keys) },
-            // SAFETY: as above.
-            Codec::F16 => unsafe { columns(form, Codec::F16, bytes, stride, self.len, d, keys) },
-            // SAFETY: as above.
-            Codec::Q8 => unsafe { columns(form, Codec::Q8, bytes, stride, self.len, d, keys) },
-        }
+        assert!(bytes.len() >= (self.len - 1) * stride + 4 * d, "a tile of keys");
+        // SAFETY: the assertions above.
+        unsafe { columns(form, bytes, stride, self.len, d, keys) }
     }
 
     /// Values as `[64, head_dim]`; rows past the last slot keep what they held.
@@ -74,7 +67,7 @@ impl<'a> Tile<'a> {
     }
 
     #[inline(always)]
-    fn unpack_rows<F: Form>(&self, form: F, start: usize, out: &mut [f32]) {
+    pub(super) fn unpack_rows<F: Form>(&self, form: F, start: usize, out: &mut [f32]) {
         let (d, size, codec) = (self.layout.head_dim, self.layout.bytes(), self.layout.codec);
         let bytes = &self.bytes[start..];
         assert!(out.len() >= self.len * d && d.is_multiple_of(BLOCK), "room for a tile of rows");
@@ -91,7 +84,7 @@ impl<'a> Tile<'a> {
 
     /// Rotates the staged keys from their own positions to their slot indices.
     #[inline(always)]
-    fn move_keys(&self, rope: &Rope, buffers: &mut Buffers<'_>) {
+    pub(super) fn move_keys(&self, rope: &Rope, buffers: &mut Buffers<'_>) {
         let turn = &mut buffers.turn[..rope.dims()];
         let mut made = 0;
         for (j, key) in buffers.staged.chunks_exact_mut(self.layout.head_dim).take(self.len).enumerate() {
@@ -114,13 +107,21 @@ pub(super) struct Buffers<'a> {
     pub(super) keys: &'a mut [f32],
     /// `[64, head_dim]`.
     pub(super) values: &'a mut [f32],
+    /// `[head_dim / 2, 64]`.
+    pub(super) key_pairs: &'a mut [u32],
+    /// `[32, head_dim]`.
+    pub(super) value_pairs: &'a mut [u32],
+    /// `[lines, 32]`: weights of a tile's slots, in pairs.
+    pub(super) weights: &'a mut [u32],
+    /// `[lines]`: sums of weights, lane by lane.
+    pub(super) sums: &'a mut [Lanes],
     /// `[64, head_dim]`: keys on their way to another position.
     pub(super) staged: &'a mut [f32],
     /// Cosines and sines of one move.
     pub(super) turn: &'a mut [f32],
 }
 
-fn as_bytes(x: &[f32]) -> &[u8] {
+pub(super) fn as_bytes(x: &[f32]) -> &[u8] {
     // SAFETY: a float is four bytes without padding, and bytes need no alignment.
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
 }
@@ -128,17 +129,9 @@ fn as_bytes(x: &[f32]) -> &[u8] {
 /// `keys[at, j]` is value `at` of vector `j`.
 ///
 /// # Safety
-/// `bytes` hold `len` ≥ 1 vectors of `d` values, `stride` bytes apart; `keys` hold `[d, 64]`; `d` is a multiple of 32.
+/// `bytes` hold `len` ≥ 1 vectors of `d` floats, `stride` bytes apart; `keys` hold `[d, 64]`; `d` is a multiple of 32.
 #[inline(always)]
-unsafe fn columns<F: Form>(
-    form: F,
-    codec: Codec,
-    bytes: &[u8],
-    stride: usize,
-    len: usize,
-    d: usize,
-    keys: &mut [f32],
-) {
+unsafe fn columns<F: Form>(form: F, bytes: &[u8], stride: usize, len: usize, d: usize, keys: &mut [f32]) {
     for slot in (0..len).step_by(16) {
         for at in (0..d).step_by(16) {
             // SAFETY: vectors below `len` and values below `d` are inside, and so is row `at + 15` of the keys.
@@ -146,8 +139,8 @@ unsafe fn columns<F: Form>(
                 let mut square = [[0.0; 16]; 16];
                 for i in 0..16 {
                     let vector = bytes.as_ptr().add((slot + i).min(len - 1) * stride);
-                    prefetch(vector, codec, at, TILE * stride);
-                    square[i] = lanes(form, codec, vector, at);
+                    prefetch(vector, Codec::F32, at, TILE * stride);
+                    square[i] = lanes(form, Codec::F32, vector, at);
                 }
                 let square = form.transpose(square);
                 for i in 0..16 {
@@ -205,7 +198,7 @@ fn prefetch(vector: *const u8, codec: Codec, at: usize, ahead: usize) {
 /// # Safety
 /// The vector has at least `at + 16` values, and `at` is a multiple of 16.
 #[inline(always)]
-unsafe fn lanes<F: Form>(form: F, codec: Codec, vector: *const u8, at: usize) -> Lanes {
+pub(super) unsafe fn lanes<F: Form>(form: F, codec: Codec, vector: *const u8, at: usize) -> Lanes {
     // SAFETY: all reads are unaligned ones of values that the caller promises.
     unsafe {
         match codec {

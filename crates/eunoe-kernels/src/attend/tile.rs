@@ -1,10 +1,18 @@
 //! One block of query lines against the tiles of one partition: scores, online softmax, sums of values; and the
-//! second pass that turns scores into attention mass per slot. Written once, compiled per instruction set.
+//! second pass that turns scores into attention mass per slot. Written once, compiled per instruction set. Slots in f32
+//! are computed in f32, those in f16 and q8 in bf16 (`bf16_sweep`).
 
+use std::f32::consts::{LN_2, LOG2_E};
+
+use eunoe_core::Codec;
+
+use crate::isa::Isa;
 use crate::math::{self, Lanes};
 use crate::rope::Rope;
 use crate::strip::SlotLayout;
 
+use super::bf16::{self, Words};
+use super::bf16_sweep;
 use super::form::{Form, MOST_ROWS, Matrix, product};
 use super::rows::{MOST_BLOCK_ROWS, Sight};
 use super::slots::{Buffers, TILE, Tile};
@@ -19,22 +27,46 @@ pub(super) struct Block<'a> {
     pub(super) slots: &'a [u8],
     pub(super) base: usize,
     pub(super) layout: SlotLayout,
-    /// Scaled queries `[rows, group, head_dim]`.
-    pub(super) lines: &'a [f32],
+    pub(super) lines: Lines<'a>,
     pub(super) group: usize,
     /// One per row.
     pub(super) sights: &'a [Sight],
     pub(super) rank: Option<&'a Rope>,
+    /// One bit per tile from slot 0 on: those that these rows may look at; all where `None`.
+    pub(super) tiles: Option<&'a [u64]>,
+}
+
+/// Queries of a block, scaled, `[rows, group, head_dim]`.
+#[derive(Clone, Copy)]
+pub(super) struct Lines<'a> {
+    /// For slots in f32.
+    pub(super) floats: &'a [f32],
+    /// For others: in pairs, and by log2 e more, so that scores are binary logarithms.
+    pub(super) pairs: &'a [u32],
 }
 
 impl Block<'_> {
-    fn lines(&self) -> usize {
+    #[inline(always)]
+    pub(super) fn lines(&self) -> usize {
         self.sights.len() * self.group
+    }
+
+    /// The slot after the last.
+    #[inline(always)]
+    pub(super) fn end(&self) -> usize {
+        self.base + self.slots.len() / self.layout.bytes()
+    }
+
+    /// Whether the tile that starts at slot `first` is looked at.
+    #[inline(always)]
+    pub(super) fn takes(&self, first: usize) -> bool {
+        let tile = first / TILE;
+        self.tiles.is_none_or(|bits| bits[tile / 64] >> (tile % 64) & 1 == 1)
     }
 
     /// What each row sees of the tile; `None` when no row sees anything.
     #[inline(always)]
-    fn masks(&self, tile: &Tile<'_>) -> Option<[u64; MOST_BLOCK_ROWS]> {
+    pub(super) fn masks(&self, tile: &Tile<'_>) -> Option<[u64; MOST_BLOCK_ROWS]> {
         let mut masks = [0; MOST_BLOCK_ROWS];
         let mut any = 0;
         for (mask, sight) in masks.iter_mut().zip(self.sights) {
@@ -48,14 +80,29 @@ impl Block<'_> {
     #[inline(always)]
     fn scores<const W: usize>(&self, line: usize, count: usize, keys: &[f32], out: &mut [f32]) {
         let d = self.layout.head_dim;
-        let queries = Matrix { data: &self.lines[line * d..], stride: d };
+        let queries = Matrix { data: &self.lines.floats[line * d..], stride: d };
         product::<W, false>(count, queries, Matrix { data: keys, stride: TILE }, d, out, TILE);
+    }
+
+    /// The same in bf16.
+    #[inline(always)]
+    pub(super) fn score_pairs<F: Form, const P: usize>(
+        &self,
+        form: F,
+        line: usize,
+        count: usize,
+        keys: &[u32],
+        out: &mut [f32],
+    ) {
+        let k = self.layout.head_dim / 2;
+        let queries = Words { data: &self.lines.pairs[line * k..], stride: k };
+        bf16::product::<F, P, false>(form, count, queries, Words { data: keys, stride: TILE }, k, out, TILE);
     }
 }
 
 /// Lines are taken in near-equal groups of at most `MOST_ROWS`: the first of `left` lines.
 #[inline(always)]
-fn next_group(left: usize) -> usize {
+pub(super) fn next_group(left: usize) -> usize {
     left.div_ceil(left.div_ceil(MOST_ROWS))
 }
 
@@ -65,6 +112,26 @@ pub(super) struct Partial<'a> {
     pub(super) sum: &'a mut [f32],
     /// `[lines, head_dim]`; empty where only the log-sum-exp is wanted.
     pub(super) acc: &'a mut [f32],
+    base: Base,
+}
+
+/// What scores are logarithms to.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Base {
+    E,
+    Two,
+}
+
+impl Base {
+    /// Slots in f32 are scored as they are, others in binary logarithms.
+    pub(super) fn of(codec: Codec) -> Self {
+        if codec == Codec::F32 { Self::E } else { Self::Two }
+    }
+
+    #[inline(always)]
+    fn exp(self, x: f32) -> f32 {
+        if self == Self::E { math::exp(x) } else { math::exp2(x) }
+    }
 }
 
 impl<'a> Partial<'a> {
@@ -73,10 +140,10 @@ impl<'a> Partial<'a> {
         lines * (2 + acc_dim)
     }
 
-    pub(super) fn new(memory: &'a mut [f32], lines: usize) -> Self {
+    pub(super) fn new(memory: &'a mut [f32], lines: usize, base: Base) -> Self {
         let (max, rest) = memory.split_at_mut(lines);
         let (sum, acc) = rest.split_at_mut(lines);
-        Self { max, sum, acc }
+        Self { max, sum, acc, base }
     }
 
     #[inline(always)]
@@ -86,15 +153,24 @@ impl<'a> Partial<'a> {
         self.acc.fill(0.0);
     }
 
-    /// Adds a later partition. One that saw nothing changes nothing. No fused steps: compiled once, for any processor.
-    pub(super) fn merge(&mut self, later: &Partial<'_>) {
+    /// Adds a later partition. One that saw nothing changes nothing.
+    pub(super) fn merge(&mut self, isa: Isa, later: &Partial<'_>) {
+        isa.run(
+            #[inline(always)]
+            || self.add(later),
+        );
+    }
+
+    #[inline(always)]
+    fn add(&mut self, later: &Partial<'_>) {
         let d = self.acc.len() / self.max.len();
         for line in 0..self.max.len() {
             if later.max[line] == f32::NEG_INFINITY {
                 continue;
             }
             let peak = math::max(self.max[line], later.max[line]);
-            let (old, new) = (math::exp(self.max[line] - peak), math::exp(later.max[line] - peak));
+            let old = self.base.exp(self.max[line] - peak);
+            let new = self.base.exp(later.max[line] - peak);
             self.max[line] = peak;
             self.sum[line] = self.sum[line] * old + later.sum[line] * new;
             let (acc, add) = (&mut self.acc[line * d..][..d], &later.acc[line * d..][..d]);
@@ -114,23 +190,32 @@ impl<'a> Partial<'a> {
             // A sum that underflowed to -0 depends on how many zeros were added; + 0 makes it 0.
             *o = a * inverse + 0.0;
         }
-        if empty { f32::NEG_INFINITY } else { self.max[line] + sum.ln() }
+        let max = self.max[line] * if self.base == Base::E { 1.0 } else { LN_2 };
+        if empty { f32::NEG_INFINITY } else { max + sum.ln() }
     }
 }
 
 /// Fills `out` from the slots of partition `part` that `block.slots` holds. Bits depend only on what a line sees:
 /// scores are one chain over d, tiles and partitions lie at fixed slots, and a masked slot is never multiplied.
+///
+/// `W` is how many lanes-wide columns a register block holds in f32, `P` in bf16.
 #[inline(always)]
-pub(super) fn partition<F: Form, const W: usize>(
+pub(super) fn partition<F: Form, const W: usize, const P: usize>(
     form: F,
     block: &Block<'_>,
     part: usize,
     buffers: &mut Buffers<'_>,
     out: &mut Partial<'_>,
 ) {
+    if block.layout.codec != Codec::F32 {
+        return bf16_sweep::partition::<F, P>(form, block, part, buffers, out);
+    }
     out.clear();
-    let end = (block.base + block.slots.len() / block.layout.bytes()).min((part + 1) * PARTITION);
+    let end = block.end().min((part + 1) * PARTITION);
     for first in (part * PARTITION..end).step_by(TILE) {
+        if !block.takes(first) {
+            continue;
+        }
         let tile = Tile::at(block.slots, block.base, first, block.layout);
         let Some(masks) = block.masks(&tile) else { continue };
         tile.unpack_keys(form, block.rank, buffers);
@@ -194,7 +279,7 @@ fn soften(scores: &mut [f32], seen: u64, line: usize, out: &mut Partial<'_>) {
 
 /// Scores of slots that are not seen become -inf.
 #[inline(always)]
-fn hide(scores: &mut [f32], seen: u64) {
+pub(super) fn hide(scores: &mut [f32], seen: u64) {
     if seen != u64::MAX {
         for (j, score) in scores.iter_mut().enumerate() {
             *score = if seen >> j & 1 == 1 { *score } else { f32::NEG_INFINITY };
@@ -253,7 +338,7 @@ pub(super) struct Update<'a> {
 /// `columns[j] = decay · columns[j] + fold over the group of exp(score - lse)` for each slot that a row sees, row
 /// after row, for the tile that starts at slot `first`.
 #[inline(always)]
-pub(super) fn columns<F: Form, const W: usize>(
+pub(super) fn columns<F: Form, const W: usize, const P: usize>(
     form: F,
     block: &Block<'_>,
     first: usize,
@@ -261,34 +346,60 @@ pub(super) fn columns<F: Form, const W: usize>(
     buffers: &mut Buffers<'_>,
     columns: &mut [f32; TILE],
 ) {
-    let tile = Tile::at(block.slots, block.base, first, block.layout);
-    let Some(masks) = block.masks(&tile) else { return };
-    tile.unpack_keys(form, block.rank, buffers);
     let mut mass = [0.0; TILE];
+    let each = |n: usize, seen: u64, scores: &mut [f32; TILE]| {
+        match Base::of(block.layout.codec) {
+            Base::E => scores.iter_mut().for_each(|x| *x = math::exp(*x - update.lse[n])),
+            Base::Two => {
+                let lse = update.lse[n] * LOG2_E;
+                scores.iter_mut().for_each(|x| *x = math::exp2(*x - lse));
+            }
+        }
+        fold_head(scores, update.fold_max, n % block.group == 0, &mut mass);
+        if (n + 1) % block.group == 0 {
+            for (j, (column, mass)) in columns.iter_mut().zip(&mass).enumerate() {
+                let new = update.decay.mul_add(*column, *mass);
+                *column = if seen >> j & 1 == 1 { new } else { *column };
+            }
+        }
+    };
+    each_line::<F, W, P>(form, block, first, buffers, each);
+}
+
+/// Calls `each` with every line, what it sees of the tile that starts at slot `first`, and its scores there; not at all
+/// when no line sees anything.
+#[inline(always)]
+fn each_line<F: Form, const W: usize, const P: usize>(
+    form: F,
+    block: &Block<'_>,
+    first: usize,
+    buffers: &mut Buffers<'_>,
+    mut each: impl FnMut(usize, u64, &mut [f32; TILE]),
+) {
+    let tile = Tile::at(block.slots, block.base, first, block.layout);
+    let Some(masks) = block.masks(&tile).filter(|_| block.takes(first)) else { return };
+    match Base::of(block.layout.codec) {
+        Base::E => tile.unpack_keys(form, block.rank, buffers),
+        Base::Two => tile.key_pairs(form, block.rank, buffers),
+    }
     let mut line = 0;
     while line < block.lines() {
         let count = next_group(block.lines() - line);
         let mut scores = [0.0; MOST_ROWS * TILE];
-        block.scores::<W>(line, count, buffers.keys, &mut scores);
-        for n in line..line + count {
-            let scores = &scores[(n - line) * TILE..][..TILE];
-            fold_head(scores, update.lse[n], update.fold_max, n % block.group == 0, &mut mass);
-            if (n + 1) % block.group == 0 {
-                let seen = masks[n / block.group];
-                for (j, (column, mass)) in columns.iter_mut().zip(&mass).enumerate() {
-                    let new = update.decay.mul_add(*column, *mass);
-                    *column = if seen >> j & 1 == 1 { new } else { *column };
-                }
-            }
+        match Base::of(block.layout.codec) {
+            Base::E => block.scores::<W>(line, count, buffers.keys, &mut scores),
+            Base::Two => block.score_pairs::<F, P>(form, line, count, buffers.key_pairs, &mut scores),
+        }
+        for (n, scores) in scores.as_chunks_mut().0[..count].iter_mut().enumerate() {
+            each(line + n, masks[(line + n) / block.group], scores);
         }
         line += count;
     }
 }
 
 #[inline(always)]
-fn fold_head(scores: &[f32], lse: f32, fold_max: bool, is_first: bool, mass: &mut [f32; TILE]) {
-    for (mass, score) in mass.iter_mut().zip(scores) {
-        let p = math::exp(score - lse);
+fn fold_head(heads: &[f32; TILE], fold_max: bool, is_first: bool, mass: &mut [f32; TILE]) {
+    for (mass, &p) in mass.iter_mut().zip(heads) {
         *mass = match (is_first, fold_max) {
             (true, _) => p,
             (false, true) => math::max(*mass, p),
