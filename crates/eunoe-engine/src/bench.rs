@@ -7,6 +7,7 @@ use eunoe_core::Result;
 use eunoe_kernels::limits;
 use eunoe_kernels::matmul::Arithmetic;
 use eunoe_kv::Plan;
+use eunoe_model::Config;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -169,9 +170,11 @@ impl Engine {
         }
         // decode begins where the prompt ends
         let prompt = if point.kind == "decode" { before } else { longest };
-        let mut session = self.session(plan, Length { prompt, longest })?;
+        // speed can be measured at positions that the model was not trained on
+        let config = Config { context: usize::MAX, ..self.config().clone() };
+        let mut session = self.session_under(&config, plan, Length { prompt, longest })?;
         if session.kv.is_full() {
-            session = self.session(plan, Length { prompt, longest: tokens(most)? })?;
+            session = self.session_under(&config, plan, Length { prompt, longest: tokens(most)? })?;
         }
         if before > 0 {
             let filler: Vec<u32> = (0..point.before()).map(|i| self.any_token(i)).collect();

@@ -133,7 +133,13 @@ impl Engine {
     /// # Errors
     /// [`Error::Limit`] when the plan cannot hold it.
     pub fn session(&self, plan: &Plan, length: Length) -> Result<Session> {
-        let kv = Kv::new(self.config(), plan, self.layout(plan, length)?)?;
+        self.session_under(self.config(), plan, length)
+    }
+
+    /// A sequence of this model, laid out under a configuration that may allow more positions.
+    pub(crate) fn session_under(&self, config: &Config, plan: &Plan, length: Length) -> Result<Session> {
+        let layout = Layout::new(config, plan, length, self.default_codec())?;
+        let kv = Kv::new(config, plan, layout)?;
         Ok(Session { kv, length, logits: Buffer::default(), prompt_ended: false, is_broken: false })
     }
 
