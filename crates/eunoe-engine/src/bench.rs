@@ -7,7 +7,6 @@ use eunoe_core::Result;
 use eunoe_kernels::limits;
 use eunoe_kernels::matmul::Arithmetic;
 use eunoe_kv::Plan;
-use eunoe_model::Config;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -171,7 +170,8 @@ impl Engine {
         // decode begins where the prompt ends
         let prompt = if point.kind == "decode" { before } else { longest };
         // speed can be measured at positions that the model was not trained on
-        let config = Config { context: usize::MAX, ..self.config().clone() };
+        let mut config = self.config().clone();
+        config.context = usize::MAX;
         let mut session = self.session_under(&config, plan, Length { prompt, longest })?;
         if session.kv.is_full() {
             session = self.session_under(&config, plan, Length { prompt, longest: tokens(most)? })?;
