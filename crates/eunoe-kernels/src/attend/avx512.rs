@@ -70,8 +70,10 @@ impl Form for Avx512 {
         const LAST: [u16; 32] = alternate(16);
         // SAFETY: `self` proves AVX-512 BW; a vector is 16 words or 32 half words.
         unsafe {
-            let (low, high): (__m512i, __m512i) = (std::mem::transmute(low), std::mem::transmute(high));
-            let (first, last): (__m512i, __m512i) = (std::mem::transmute(FIRST), std::mem::transmute(LAST));
+            let low = std::mem::transmute::<Pairs, __m512i>(low);
+            let high = std::mem::transmute::<Pairs, __m512i>(high);
+            let first = std::mem::transmute::<[u16; 32], __m512i>(FIRST);
+            let last = std::mem::transmute::<[u16; 32], __m512i>(LAST);
             let first = _mm512_permutex2var_epi16(low, first, high);
             std::mem::transmute([first, _mm512_permutex2var_epi16(low, last, high)])
         }

@@ -34,8 +34,9 @@ impl Form for Avx512Bf16 {
     fn round(self, low: Lanes, high: Lanes) -> Pairs {
         // SAFETY: `self` proves BF16; a vector is 16 floats or 16 pairs.
         unsafe {
-            let (low, high): (__m512, __m512) = (std::mem::transmute(low), std::mem::transmute(high));
-            std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+            let low = std::mem::transmute::<Lanes, __m512>(low);
+            let high = std::mem::transmute::<Lanes, __m512>(high);
+            std::mem::transmute::<__m512bh, Pairs>(_mm512_cvtne2ps_pbh(high, low))
         }
     }
 
@@ -48,8 +49,10 @@ impl Form for Avx512Bf16 {
     fn dot2(self, acc: Lanes, a: Pairs, b: Pairs) -> Lanes {
         // SAFETY: `self` proves BF16; a vector is 16 floats or 16 pairs.
         unsafe {
-            let (a, b): (__m512bh, __m512bh) = (std::mem::transmute(a), std::mem::transmute(b));
-            std::mem::transmute(_mm512_dpbf16_ps(std::mem::transmute::<Lanes, __m512>(acc), a, b))
+            let a = std::mem::transmute::<Pairs, __m512bh>(a);
+            let b = std::mem::transmute::<Pairs, __m512bh>(b);
+            let acc = std::mem::transmute::<Lanes, __m512>(acc);
+            std::mem::transmute::<__m512, Lanes>(_mm512_dpbf16_ps(acc, a, b))
         }
     }
 }

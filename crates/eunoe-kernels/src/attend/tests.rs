@@ -5,6 +5,7 @@ use crate::rope::Style;
 use crate::strip::SlotLayout;
 
 mod laws;
+mod masks;
 
 /// Uniform in -1..1, the same on every machine.
 pub(super) struct Noise(pub(super) u64);

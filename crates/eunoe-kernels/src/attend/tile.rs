@@ -355,8 +355,8 @@ pub(super) fn columns<F: Form, const W: usize, const P: usize>(
                 scores.iter_mut().for_each(|x| *x = math::exp2(*x - lse));
             }
         }
-        fold_head(scores, update.fold_max, n % block.group == 0, &mut mass);
-        if (n + 1) % block.group == 0 {
+        fold_head(scores, update.fold_max, n.is_multiple_of(block.group), &mut mass);
+        if (n + 1).is_multiple_of(block.group) {
             for (j, (column, mass)) in columns.iter_mut().zip(&mass).enumerate() {
                 let new = update.decay.mul_add(*column, *mass);
                 *column = if seen >> j & 1 == 1 { new } else { *column };
