@@ -5,7 +5,7 @@ use crate::math::{self, Lanes};
 
 use super::bf16::{LEAST_SUM, Words, flush, half_step, product};
 use super::form::{Form, MOST_ROWS};
-use super::slots::{Buffers, TILE, Tile};
+use super::slots::{Ahead, Buffers, SCORES, SUMS, TILE, Tile};
 use super::tile::{Block, PARTITION, Partial, hide, next_group};
 
 /// Words of one line's weights of a tile.
@@ -29,6 +29,9 @@ pub(super) fn partition<F: Form, const W: usize>(
         }
         let tile = Tile::at(block.slots, block.base, first, block.layout);
         let Some(masks) = block.masks(&tile) else { continue };
+        buffers.ahead = Ahead::new(block.after(first));
+        let step = |percent| buffers.ahead.step(percent, block.lines());
+        let (per_scores, per_sums) = (step(SCORES), step(SUMS));
         tile.key_pairs(form, block.rank, buffers);
         let mut line = 0;
         while line < block.lines() {
@@ -37,6 +40,7 @@ pub(super) fn partition<F: Form, const W: usize>(
             block.score_pairs::<F, W>(form, line, count, buffers.key_pairs, scores.as_flattened_mut());
             for (n, scores) in scores.as_chunks_mut().0[..count].iter_mut().enumerate() {
                 let seen = masks[(line + n) / block.group];
+                buffers.ahead.ask(per_scores);
                 soften(form, scores, seen, line + n, buffers, out);
             }
             line += count;
@@ -44,7 +48,7 @@ pub(super) fn partition<F: Form, const W: usize>(
         if out.acc.is_empty() {
             continue;
         }
-        tile.value_pairs(form, buffers.value_pairs);
+        tile.value_pairs(form, buffers.value_pairs, &mut buffers.ahead);
         let mut line = 0;
         while line < block.lines() {
             let count = next_group(block.lines() - line);
@@ -52,6 +56,7 @@ pub(super) fn partition<F: Form, const W: usize>(
             for (n, mask) in seen[..count].iter_mut().enumerate() {
                 *mask = masks[(line + n) / block.group];
             }
+            buffers.ahead.ask(per_sums * count);
             add_values::<F, W>(form, &seen[..count], line, buffers, out);
             line += count;
         }

@@ -8,7 +8,7 @@ use crate::strip::codec::BLOCK;
 
 use super::bf16::{LEAST_STORED, Pairs, flush};
 use super::form::Form;
-use super::slots::{Buffers, TILE, Tile, as_bytes, lanes};
+use super::slots::{Ahead, Buffers, KEYS, TILE, Tile, VALUES, as_bytes, lanes};
 
 impl Tile<'_> {
     /// Keys as `[head_dim / 2, 64]` pairs of dimensions, moved to their rank where asked. Lanes past the last slot hold
@@ -19,29 +19,29 @@ impl Tile<'_> {
         let (codec, bytes, stride) = match rank {
             None => (self.layout.codec, self.bytes, size),
             Some(rope) => {
-                self.unpack_rows(form, 0, buffers.staged);
+                self.unpack_rows(form, 0, buffers.staged, &mut buffers.ahead);
                 self.move_keys(rope, buffers);
                 buffers.staged[..self.len * d].iter_mut().for_each(|x| *x = flush(*x, LEAST_STORED));
                 (Codec::F32, as_bytes(buffers.staged), 4 * d)
             }
         };
-        let keys = &mut *buffers.key_pairs;
+        let (keys, ahead) = (&mut *buffers.key_pairs, &mut buffers.ahead);
         assert!(keys.len() >= d / 2 * TILE && d.is_multiple_of(BLOCK), "room for a tile of keys");
         assert!(bytes.len() >= (self.len - 1) * stride + codec.bytes(d), "a tile of keys");
         // The codec is a constant in each branch, so the loops are compiled per codec.
         match codec {
             // SAFETY: the assertions above.
-            Codec::F32 => unsafe { columns(form, Codec::F32, bytes, stride, self.len, d, keys) },
+            Codec::F32 => unsafe { columns(form, Codec::F32, bytes, stride, self.len, d, keys, ahead) },
             // SAFETY: as above.
-            Codec::F16 => unsafe { columns(form, Codec::F16, bytes, stride, self.len, d, keys) },
+            Codec::F16 => unsafe { columns(form, Codec::F16, bytes, stride, self.len, d, keys, ahead) },
             // SAFETY: as above.
-            Codec::Q8 => unsafe { columns(form, Codec::Q8, bytes, stride, self.len, d, keys) },
+            Codec::Q8 => unsafe { columns(form, Codec::Q8, bytes, stride, self.len, d, keys, ahead) },
         }
     }
 
     /// Values as `[32, head_dim]` pairs of slots. What lies past the last slot is anything.
     #[inline(always)]
-    pub(super) fn value_pairs<F: Form>(&self, form: F, out: &mut [u32]) {
+    pub(super) fn value_pairs<F: Form>(&self, form: F, out: &mut [u32], ahead: &mut Ahead) {
         let (d, size, codec) = (self.layout.head_dim, self.layout.bytes(), self.layout.codec);
         let bytes = &self.bytes[self.layout.value_at()..];
         assert!(
@@ -51,9 +51,9 @@ impl Tile<'_> {
         assert!(bytes.len() >= (self.len - 1) * size + codec.bytes(d), "a tile of values");
         match codec {
             // SAFETY: the assertions above.
-            Codec::F16 => unsafe { rows(form, Codec::F16, bytes, size, self.len, d, out) },
+            Codec::F16 => unsafe { rows(form, Codec::F16, bytes, size, self.len, d, out, ahead) },
             // SAFETY: as above.
-            Codec::Q8 => unsafe { rows(form, Codec::Q8, bytes, size, self.len, d, out) },
+            Codec::Q8 => unsafe { rows(form, Codec::Q8, bytes, size, self.len, d, out, ahead) },
             Codec::F32 => unreachable!("slots in f32 are computed in f32"),
         }
     }
@@ -73,15 +73,17 @@ unsafe fn columns<F: Form>(
     len: usize,
     d: usize,
     keys: &mut [u32],
+    ahead: &mut Ahead,
 ) {
+    let each = ahead.step(KEYS, len.div_ceil(16) * d / 32);
     for slot in (0..len).step_by(16) {
         for at in (0..d).step_by(32) {
             // SAFETY: vectors below `len` and values below `d` are inside, and so is row `at / 2 + 15` of the keys.
             unsafe {
+                ahead.ask(each);
                 let mut square = [[0.0; 16]; 16];
                 for i in 0..16 {
                     let vector = bytes.as_ptr().add((slot + i).min(len - 1) * stride);
-                    prefetch(vector, codec, at, TILE * stride);
                     square[i] = pairs(form, codec, vector, at).map(f32::from_bits);
                 }
                 let square = form.transpose(square);
@@ -110,15 +112,16 @@ unsafe fn rows<F: Form>(
     len: usize,
     d: usize,
     out: &mut [u32],
+    ahead: &mut Ahead,
 ) {
+    let each = ahead.step(VALUES, len.div_ceil(2) * d / 32);
     for j in (0..len).step_by(2) {
         for at in (0..d).step_by(32) {
             // SAFETY: vectors below `len`, values below `d`.
             unsafe {
                 let even = bytes.as_ptr().add(j * stride);
                 let odd = bytes.as_ptr().add((j + 1).min(len - 1) * stride);
-                prefetch(even, codec, at, TILE * stride);
-                prefetch(odd, codec, at, TILE * stride);
+                ahead.ask(each);
                 let (low, high) = (pairs(form, codec, even, at), pairs(form, codec, odd, at));
                 let both = form.interleave(low, high);
                 out.as_mut_ptr().add(j / 2 * d + at).cast::<[Pairs; 2]>().write_unaligned(both);
@@ -135,19 +138,4 @@ unsafe fn rows<F: Form>(
 unsafe fn pairs<F: Form>(form: F, codec: Codec, vector: *const u8, at: usize) -> Pairs {
     // SAFETY: the caller's promise.
     unsafe { form.round(lanes(form, codec, vector, at), lanes(form, codec, vector, at + 16)) }
-}
-
-/// Asks for what lies `ahead` bytes after value `at`, the same place in the next tile, so that it arrives while this
-/// tile is computed on. It goes to the second cache: the first is full of this tile's pairs.
-#[inline(always)]
-fn prefetch(vector: *const u8, codec: Codec, at: usize, ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        let next = vector.wrapping_add(codec.bytes(at) + ahead);
-        // SAFETY: a prefetch of any address reads nothing that the program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(next.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (vector, codec, at, ahead);
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use crate::math::Lanes;
 
 use super::rows::LineMemory;
-use super::slots::{Buffers, TILE};
+use super::slots::{Ahead, Buffers, TILE};
 
 /// One cache line, so that vectors do not straddle two.
 #[derive(Clone, Copy)]
@@ -67,6 +67,7 @@ pub(super) fn with<R>(
                 sums: sums.get(lines * size_of::<Lanes>() / 4).as_chunks_mut().0,
                 staged: staged.get(tile),
                 turn: turn.get(head_dim),
+                ahead: Ahead::new(&[]),
             };
             let lines = LineMemory {
                 floats: floats.get(words),

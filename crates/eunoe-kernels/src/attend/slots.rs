@@ -48,7 +48,7 @@ impl<'a> Tile<'a> {
         let (bytes, stride) = match rank {
             None => (self.bytes, size),
             Some(rope) => {
-                self.unpack_rows(form, 0, buffers.staged);
+                self.unpack_rows(form, 0, buffers.staged, &mut buffers.ahead);
                 self.move_keys(rope, buffers);
                 (as_bytes(buffers.staged), 4 * d)
             }
@@ -57,28 +57,28 @@ impl<'a> Tile<'a> {
         assert!(keys.len() >= d * TILE && d.is_multiple_of(BLOCK), "room for a tile of keys");
         assert!(bytes.len() >= (self.len - 1) * stride + 4 * d, "a tile of keys");
         // SAFETY: the assertions above.
-        unsafe { columns(form, bytes, stride, self.len, d, keys) }
+        unsafe { columns(form, bytes, stride, self.len, d, keys, &mut buffers.ahead) }
     }
 
     /// Values as `[64, head_dim]`; rows past the last slot keep what they held.
     #[inline(always)]
-    pub(super) fn unpack_values<F: Form>(&self, form: F, out: &mut [f32]) {
-        self.unpack_rows(form, self.layout.value_at(), out);
+    pub(super) fn unpack_values<F: Form>(&self, form: F, buffers: &mut Buffers<'_>) {
+        self.unpack_rows(form, self.layout.value_at(), buffers.values, &mut buffers.ahead);
     }
 
     #[inline(always)]
-    pub(super) fn unpack_rows<F: Form>(&self, form: F, start: usize, out: &mut [f32]) {
+    pub(super) fn unpack_rows<F: Form>(&self, form: F, start: usize, out: &mut [f32], ahead: &mut Ahead) {
         let (d, size, codec) = (self.layout.head_dim, self.layout.bytes(), self.layout.codec);
         let bytes = &self.bytes[start..];
         assert!(out.len() >= self.len * d && d.is_multiple_of(BLOCK), "room for a tile of rows");
         assert!(bytes.len() >= (self.len - 1) * size + codec.bytes(d), "a tile of rows");
         match codec {
             // SAFETY: the assertions above.
-            Codec::F32 => unsafe { rows(form, Codec::F32, bytes, size, self.len, d, out) },
+            Codec::F32 => unsafe { rows(form, Codec::F32, bytes, size, self.len, d, out, ahead) },
             // SAFETY: as above.
-            Codec::F16 => unsafe { rows(form, Codec::F16, bytes, size, self.len, d, out) },
+            Codec::F16 => unsafe { rows(form, Codec::F16, bytes, size, self.len, d, out, ahead) },
             // SAFETY: as above.
-            Codec::Q8 => unsafe { rows(form, Codec::Q8, bytes, size, self.len, d, out) },
+            Codec::Q8 => unsafe { rows(form, Codec::Q8, bytes, size, self.len, d, out, ahead) },
         }
     }
 
@@ -119,6 +119,51 @@ pub(super) struct Buffers<'a> {
     pub(super) staged: &'a mut [f32],
     /// Cosines and sines of one move.
     pub(super) turn: &'a mut [f32],
+    pub(super) ahead: Ahead,
+}
+
+/// Percent of the next tile that is asked for while keys are unpacked (which wait for this one already), while values
+/// are, while lines are scored, and while they sum values.
+pub(super) const KEYS: usize = 10;
+pub(super) const VALUES: usize = 30;
+pub(super) const SCORES: usize = 30;
+pub(super) const SUMS: usize = 30;
+
+/// The tile that is met next, asked for a few cache lines at a time while this one is computed on: memory works all the
+/// while, and never has so many requests at once that the processor waits for it. It goes to the second cache: the
+/// first is full of this tile.
+pub(super) struct Ahead {
+    next: *const u8,
+    left: usize,
+    all: usize,
+}
+
+impl Ahead {
+    pub(super) fn new(bytes: &[u8]) -> Self {
+        let lines = bytes.len().div_ceil(64);
+        Self { next: bytes.as_ptr(), left: lines, all: lines }
+    }
+
+    /// Lines to ask for in each of `pieces` pieces of work that take `percent` of a tile's time.
+    #[inline(always)]
+    pub(super) fn step(&self, percent: usize, pieces: usize) -> usize {
+        (self.all * percent).div_ceil(100 * pieces)
+    }
+
+    #[inline(always)]
+    pub(super) fn ask(&mut self, lines: usize) {
+        let lines = lines.min(self.left);
+        for _ in 0..lines {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a prefetch of any address reads nothing that the program can see.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T1>(self.next.cast());
+            }
+            self.next = self.next.wrapping_add(64);
+        }
+        self.left -= lines;
+    }
 }
 
 pub(super) fn as_bytes(x: &[f32]) -> &[u8] {
@@ -131,15 +176,24 @@ pub(super) fn as_bytes(x: &[f32]) -> &[u8] {
 /// # Safety
 /// `bytes` hold `len` ≥ 1 vectors of `d` floats, `stride` bytes apart; `keys` hold `[d, 64]`; `d` is a multiple of 32.
 #[inline(always)]
-unsafe fn columns<F: Form>(form: F, bytes: &[u8], stride: usize, len: usize, d: usize, keys: &mut [f32]) {
+unsafe fn columns<F: Form>(
+    form: F,
+    bytes: &[u8],
+    stride: usize,
+    len: usize,
+    d: usize,
+    keys: &mut [f32],
+    ahead: &mut Ahead,
+) {
+    let each = ahead.step(KEYS, len.div_ceil(16) * d / 16);
     for slot in (0..len).step_by(16) {
         for at in (0..d).step_by(16) {
+            ahead.ask(each);
             // SAFETY: vectors below `len` and values below `d` are inside, and so is row `at + 15` of the keys.
             unsafe {
                 let mut square = [[0.0; 16]; 16];
                 for i in 0..16 {
                     let vector = bytes.as_ptr().add((slot + i).min(len - 1) * stride);
-                    prefetch(vector, Codec::F32, at, TILE * stride);
                     square[i] = lanes(form, Codec::F32, vector, at);
                 }
                 let square = form.transpose(square);
@@ -164,33 +218,20 @@ unsafe fn rows<F: Form>(
     len: usize,
     d: usize,
     out: &mut [f32],
+    ahead: &mut Ahead,
 ) {
+    let each = ahead.step(VALUES, len);
     for j in 0..len {
+        ahead.ask(each);
         for at in (0..d).step_by(16) {
             // SAFETY: vector `j` below `len`, values below `d`.
             unsafe {
                 let vector = bytes.as_ptr().add(j * stride);
-                prefetch(vector, codec, at, TILE * stride);
                 let x = lanes(form, codec, vector, at);
                 out.as_mut_ptr().add(j * d + at).cast::<Lanes>().write_unaligned(x);
             }
         }
     }
-}
-
-/// Asks for what lies `ahead` bytes after value `at`, the same place in the next tile, so that it arrives while this
-/// tile is computed on: once per cache line or so.
-#[inline(always)]
-fn prefetch(vector: *const u8, codec: Codec, at: usize, ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if codec == Codec::F32 || at.is_multiple_of(32) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let next = vector.wrapping_add(codec.bytes(at) + ahead);
-        // SAFETY: a prefetch of any address reads nothing that the program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(next.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (vector, codec, at, ahead);
 }
 
 /// Values `at..at + 16` of a stored vector; no alignment is needed.

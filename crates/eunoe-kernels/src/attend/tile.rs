@@ -15,7 +15,7 @@ use super::bf16::{self, Words};
 use super::bf16_sweep;
 use super::form::{Form, MOST_ROWS, Matrix, product};
 use super::rows::{MOST_BLOCK_ROWS, Sight};
-use super::slots::{Buffers, TILE, Tile};
+use super::slots::{Ahead, Buffers, KEYS, SCORES, SUMS, TILE, Tile};
 
 /// Slots of one partition: partials of whole partitions are merged in ascending order.
 pub(super) const PARTITION: usize = 1024;
@@ -62,6 +62,13 @@ impl Block<'_> {
     pub(super) fn takes(&self, first: usize) -> bool {
         let tile = first / TILE;
         self.tiles.is_none_or(|bits| bits[tile / 64] >> (tile % 64) & 1 == 1)
+    }
+
+    /// The tile that is looked at next after the one that starts at slot `first`.
+    #[inline(always)]
+    pub(super) fn after(&self, first: usize) -> &[u8] {
+        let next = (first + TILE..self.end()).step_by(TILE).find(|next| self.takes(*next));
+        next.map_or(&[], |next| Tile::at(self.slots, self.base, next, self.layout).bytes)
     }
 
     /// What each row sees of the tile; `None` when no row sees anything.
@@ -218,9 +225,11 @@ pub(super) fn partition<F: Form, const W: usize, const P: usize>(
         }
         let tile = Tile::at(block.slots, block.base, first, block.layout);
         let Some(masks) = block.masks(&tile) else { continue };
+        buffers.ahead = Ahead::new(block.after(first));
+        let per_line = buffers.ahead.step(SCORES + SUMS, block.lines());
         tile.unpack_keys(form, block.rank, buffers);
         if !out.acc.is_empty() {
-            tile.unpack_values(form, buffers.values);
+            tile.unpack_values(form, buffers);
         }
         let mut line = 0;
         while line < block.lines() {
@@ -229,6 +238,7 @@ pub(super) fn partition<F: Form, const W: usize, const P: usize>(
             for (n, mask) in seen[..count].iter_mut().enumerate() {
                 *mask = masks[(line + n) / block.group];
             }
+            buffers.ahead.ask(per_line * count);
             if seen.iter().any(|mask| *mask != 0) {
                 let mut attn = [0.0; MOST_ROWS * TILE];
                 block.scores::<W>(line, count, buffers.keys, &mut attn);
@@ -378,6 +388,8 @@ fn each_line<F: Form, const W: usize, const P: usize>(
 ) {
     let tile = Tile::at(block.slots, block.base, first, block.layout);
     let Some(masks) = block.masks(&tile).filter(|_| block.takes(first)) else { return };
+    buffers.ahead = Ahead::new(block.after(first));
+    let per_line = buffers.ahead.step(100 - KEYS, block.lines());
     match Base::of(block.layout.codec) {
         Base::E => tile.unpack_keys(form, block.rank, buffers),
         Base::Two => tile.key_pairs(form, block.rank, buffers),
@@ -386,6 +398,7 @@ fn each_line<F: Form, const W: usize, const P: usize>(
     while line < block.lines() {
         let count = next_group(block.lines() - line);
         let mut scores = [0.0; MOST_ROWS * TILE];
+        buffers.ahead.ask(per_line * count);
         match Base::of(block.layout.codec) {
             Base::E => block.scores::<W>(line, count, buffers.keys, &mut scores),
             Base::Two => block.score_pairs::<F, P>(form, line, count, buffers.key_pairs, &mut scores),
