@@ -1,7 +1,8 @@
-"""Writes `docs/performance.md` from what `llama_cpp_speed.py` and `flat_memory.py` measured.
+"""Writes `docs/performance.md` from what `llama_cpp_speed.py`, `flat_memory.py` and `attend_speed` measured.
 
-    python bench/peers/performance.py speed.json flat.json > docs/performance.md
+    python bench/peers/performance.py speed.json flat.json attend.md > docs/performance.md
 
+Models may be measured one after the other: files of one kind are joined when their arguments agree otherwise.
 Nothing is typed in but the targets. Rows that miss theirs stand where the others do, marked.
 """
 
@@ -35,7 +36,8 @@ As in `bench/peers/README.md` (llama.cpp built for the machine that it runs on),
 ```
 cargo build --release
 {commands}
-python bench/peers/performance.py speed.json flat.json > docs/performance.md
+cargo run --release -p eunoe-kernels --example attend_speed {threads} > attend.md
+python bench/peers/performance.py speed.json flat.json attend.md > docs/performance.md
 ```
 """
 
@@ -169,6 +171,34 @@ Reading and scoring a book ({record["book"]}) takes seconds that grow as a power
 {table(score_head, score)}"""
 
 
+def attention(text):
+    return f"""## Attention alone
+
+`attend_speed`: one layer after the other, so that keys and values come from memory. Decode is one row, beside plain reads;
+prefill 512 rows, beside the peak of the instructions that it uses; the last rows leave out 90 % of the tiles before the
+diagonal. {text.strip()}
+"""
+
+
+def joined(records):
+    """One record per kind, with the models of all."""
+    kinds = {}
+    for record in records:
+        first = kinds.setdefault(record["what"], record)
+        if first is record:
+            continue
+        rest = lambda r: {k: v for k, v in r.get("arguments", {}).items() if k != "models"}
+        if rest(first) != rest(record):
+            raise SystemExit(f"records of {record['what']} were measured with different arguments: measure again")
+        for key in ("rows", "reports", "models"):
+            if key in record:
+                first[key] += record[key]
+        if "arguments" in record:
+            first["arguments"]["models"] += record["arguments"]["models"]
+            first["load_at_start"] = max(first["load_at_start"], record["load_at_start"])
+    return list(kinds.values())
+
+
 def commands(records):
     lines = []
     for record in records:
@@ -181,17 +211,22 @@ def commands(records):
         else:
             models = " ".join(m["model"] for m in record["models"])
             lines.append(f"python bench/flat_memory.py --eunoe target/release/eunoe --models {models} --json flat.json")
-    return COMMANDS.format(commands="\n".join(lines))
+    threads = next((r["arguments"]["threads"] for r in records if r["what"] == "speed"), "")
+    return COMMANDS.format(commands="\n".join(lines), threads=threads)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="what was measured")
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in parser.parse_args().files]
+    files = parser.parse_args().files
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    records = [json.loads(text) for path, text in texts.items() if path.suffix == ".json"]
     parts = [INTRO, about(records)]
+    records = joined(records)
     for record in records:
         sections = {"speed": [speed, limits, load], "flat": [flat]}[record["what"]]
         parts += [section(record) for section in sections]
+    parts += [attention(text) for path, text in texts.items() if path.suffix == ".md"]
     parts.append(commands(records))
     print("\n".join(parts), end="")
 
