@@ -1,8 +1,8 @@
 """Writes `docs/performance.md` from what `llama_cpp_speed.py`, `flat_memory.py` and `attend_speed` measured.
 
-    python bench/peers/performance.py speed.json flat.json attend.md > docs/performance.md
+    python bench/peers/performance.py --readme README.md speed.json flat.json attend.md > docs/performance.md
 
-Models may be measured one after the other: files of one kind are joined when their arguments agree otherwise.
+With `--readme`, also the table of ratios that stands there between two marks. Models may be measured one after the other: files of one kind are joined when their arguments agree otherwise.
 Nothing is typed in but the targets. Rows that miss theirs stand where the others do, marked.
 """
 
@@ -101,6 +101,27 @@ def speed(record):
 Load of the machine at the start: {record["load_at_start"]:.1f}. Targets met: {judged.count("met")} of {len(judged)}.
 
 {table(head, body)}"""
+
+
+def summary(record):
+    """Ratios to the better of llama.cpp's settings, a column per model."""
+    models = list(dict.fromkeys(row["model"] for row in record["rows"]))
+    lines = {}
+    for row in record["rows"]:
+        what = f"{'reading' if row['kind'] == 'prefill' else 'writing'} {row['tokens']} tokens after {row['depth']}, {row['kv']} KV"
+        lines.setdefault(what, {})[row["model"]] = f"{row['ratio']:.1f} ×"
+    body = [[what, *(cells.get(model, "–") for model in models)] for what, cells in lines.items()]
+    return table([f"{record['arguments']['threads']} threads", *models], body)
+
+
+def put(path, text):
+    """Replaces what stands between the marks."""
+    begin, end = "<!-- speed:begin (written by bench/peers/performance.py) -->\n", "<!-- speed:end -->"
+    page = path.read_text(encoding="utf-8")
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise SystemExit(f"`{path}` lacks the marks {begin.strip()} and {end}")
+    head, rest = page.split(begin)
+    path.write_text(head + begin + text + end + rest.split(end)[1], encoding="utf-8")
 
 
 def limits(record):
@@ -218,7 +239,9 @@ def commands(records):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="what was measured")
-    files = parser.parse_args().files
+    parser.add_argument("--readme", type=Path, help="page in which the table of ratios is replaced")
+    args = parser.parse_args()
+    files = args.files
     texts = {path: path.read_text(encoding="utf-8") for path in files}
     records = [json.loads(text) for path, text in texts.items() if path.suffix == ".json"]
     parts = [INTRO, about(records)]
@@ -229,6 +252,8 @@ def main():
     parts += [attention(text) for path, text in texts.items() if path.suffix == ".md"]
     parts.append(commands(records))
     print("\n".join(parts), end="")
+    if args.readme:
+        put(args.readme, "".join(summary(record) for record in records if record["what"] == "speed"))
 
 
 if __name__ == "__main__":

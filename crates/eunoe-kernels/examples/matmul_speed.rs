@@ -38,7 +38,7 @@ fn main() -> eunoe_core::Result<()> {
         for batch in [1, 8, 512] {
             let x = vec![0.5f32; batch * cols];
             let mut out = vec![0.0f32; batch * rows];
-            let acts = Acts::new(isa, &pool, &x, cols, Arithmetic::Fast, w.is_quantised());
+            let acts = Acts::new(isa, &pool, &x, cols, Arithmetic::Fast.inputs(&w));
             let time =
                 best(if batch > 8 { 1 } else { 4 }, || matmul(isa, &pool, &[&w], &acts, &mut [&mut out]));
             match batch {

@@ -2,7 +2,7 @@
 
 use crate::buffer::{Buffer, Buffers};
 use eunoe_core::{Dtype, Result};
-use eunoe_kernels::matmul::{Acts, Arithmetic, Packed, matmul};
+use eunoe_kernels::matmul::{Acts, Arithmetic, Inputs, Packed, matmul};
 use eunoe_kernels::ops::{self, Gate};
 use eunoe_kernels::rope::Rope;
 use eunoe_kernels::{Isa, Pool};
@@ -89,15 +89,15 @@ impl Backend for Cpu {
     fn matmul<const N: usize>(&self, weights: [&Packed; N], x: &[f32], cols: usize) -> [Buffer; N] {
         let rows = x.len() / cols;
         let mut outs = weights.map(|w| self.buffer(rows * w.rows()));
-        for quantised in [true, false] {
+        for inputs in [Inputs::Blocks, Inputs::Pairs, Inputs::Floats] {
             let (some, mut into): (Vec<&Packed>, Vec<&mut [f32]>) = weights
                 .iter()
                 .zip(&mut outs)
-                .filter(|(w, _)| self.arithmetic.quantises(w) == quantised)
+                .filter(|(w, _)| self.arithmetic.inputs(w) == inputs)
                 .map(|(w, out)| (*w, &mut **out))
                 .unzip();
             if !some.is_empty() {
-                let acts = Acts::new(self.isa, &self.pool, x, cols, self.arithmetic, quantised);
+                let acts = Acts::new(self.isa, &self.pool, x, cols, inputs);
                 matmul(self.isa, &self.pool, &some, &acts, &mut into);
             }
         }

@@ -6,7 +6,7 @@ use crate::math::Lanes;
 
 use super::form::Form;
 use super::slots::{Buffers, TILE};
-use super::tile::{self, Block, Partial, Update};
+use super::tile::{self, Block, Partial, Peak, Update};
 
 /// Made only inside functions that enable AVX2 and F16C.
 #[derive(Clone, Copy)]
@@ -99,4 +99,9 @@ pub(super) fn columns(
     columns: &mut [f32; TILE],
 ) {
     tile::columns::<_, 1, 1>(Avx2(()), block, first, update, buffers, columns);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn peaks(block: &Block<'_>, first: usize, buffers: &mut Buffers<'_>, best: &mut [Peak]) {
+    tile::peaks::<_, 1, 1>(Avx2(()), block, first, buffers, best);
 }

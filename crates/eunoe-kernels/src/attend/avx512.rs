@@ -7,7 +7,7 @@ use crate::math::Lanes;
 use super::bf16::Pairs;
 use super::form::Form;
 use super::slots::{Buffers, TILE};
-use super::tile::{self, Block, Partial, Update};
+use super::tile::{self, Block, Partial, Peak, Update};
 
 /// Made only inside functions that enable AVX-512.
 #[derive(Clone, Copy)]
@@ -106,4 +106,9 @@ pub(super) fn columns(
     columns: &mut [f32; TILE],
 ) {
     tile::columns::<_, 4, 2>(Avx512(()), block, first, update, buffers, columns);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(super) fn peaks(block: &Block<'_>, first: usize, buffers: &mut Buffers<'_>, best: &mut [Peak]) {
+    tile::peaks::<_, 4, 2>(Avx512(()), block, first, buffers, best);
 }

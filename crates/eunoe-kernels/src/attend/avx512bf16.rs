@@ -8,7 +8,7 @@ use super::avx512::Avx512;
 use super::bf16::Pairs;
 use super::form::Form;
 use super::slots::{Buffers, TILE};
-use super::tile::{self, Block, Partial, Update};
+use super::tile::{self, Block, Partial, Peak, Update};
 
 /// Made only inside functions that enable AVX-512 and BF16.
 #[derive(Clone, Copy)]
@@ -71,4 +71,9 @@ pub(super) fn columns(
     columns: &mut [f32; TILE],
 ) {
     tile::columns::<_, 4, 4>(Avx512Bf16(Avx512(())), block, first, update, buffers, columns);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+pub(super) fn peaks(block: &Block<'_>, first: usize, buffers: &mut Buffers<'_>, best: &mut [Peak]) {
+    tile::peaks::<_, 4, 4>(Avx512Bf16(Avx512(())), block, first, buffers, best);
 }

@@ -6,6 +6,7 @@
 //! multiples of 2^-102 (2^-24 · 2^-64, each with seven more bits), and so are sums, rounded or not. What is left of an
 //! output that was rescaled is at least [`LEAST_SUM`] or 0, a multiple of 2^-123: no sum falls below 2^-126.
 
+pub(super) use crate::float16::{even, flush, nearest_bf16 as nearest, odd};
 use crate::math::Lanes;
 
 use super::form::Form;
@@ -19,30 +20,6 @@ pub(super) const LEAST_STORED: f32 = f32::from_bits((127 - 24) << 23);
 pub(super) const LEAST_LINE: f32 = f32::from_bits((127 - 64) << 23);
 /// 2^-100.
 pub(super) const LEAST_SUM: f32 = f32::from_bits((127 - 100) << 23);
-
-/// `x`, or 0 where it is closer to 0 than `least`.
-#[inline(always)]
-pub(super) fn flush(x: f32, least: f32) -> f32 {
-    if x.abs() < least { 0.0 } else { x }
-}
-
-/// The nearest bf16, ties to even, in the low half.
-#[inline(always)]
-pub(super) fn nearest(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
-    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
-}
-
-#[inline(always)]
-pub(super) fn even(pair: u32) -> f32 {
-    f32::from_bits(pair << 16)
-}
-
-#[inline(always)]
-pub(super) fn odd(pair: u32) -> f32 {
-    f32::from_bits(pair & 0xFFFF_0000)
-}
 
 /// Words in row-major order, rows `stride` apart.
 #[derive(Clone, Copy)]

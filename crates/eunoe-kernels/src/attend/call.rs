@@ -6,10 +6,11 @@ use crate::isa::Isa;
 use crate::pool::{Pool, Shards};
 use crate::strip::Strip;
 
-use super::kernels::partition;
+use super::kernels::{partition, peaks};
 use super::mask::TileMask;
 use super::rows::Rows;
 use super::scratch::{self, Scratch};
+use super::slots::TILE;
 use super::tile::{Base, Block, Lines, PARTITION, Partial};
 
 /// Blocks per thread from which on each is done by one thread: the last ones leave few threads idle.
@@ -48,17 +49,45 @@ struct Task {
 
 impl Call<'_> {
     pub(super) fn run(&self, pool: &Pool) {
+        let tasks = self.tasks();
+        if pool.threads() == 1 || tasks.len() >= BLOCKS_PER_THREAD * pool.threads() {
+            pool.run(tasks.len(), &|i| self.whole_block(&tasks[i]));
+        } else {
+            self.split(pool, &tasks);
+        }
+    }
+
+    fn tasks(&self) -> Vec<Task> {
         let mut tasks = Vec::new();
         for (job, Job { rows, .. }) in self.jobs.iter().enumerate() {
             tasks.extend(rows.blocks().map(|rows| Task { job, rows }));
         }
         // Late rows see most: they start first.
         tasks.sort_by_key(|task| std::cmp::Reverse(self.jobs[task.job].first + task.rows.end));
-        if pool.threads() == 1 || tasks.len() >= BLOCKS_PER_THREAD * pool.threads() {
-            pool.run(tasks.len(), &|i| self.whole_block(&tasks[i]));
-        } else {
-            self.split(pool, &tasks);
-        }
+        tasks
+    }
+
+    /// The slot of each line's highest score, to `slots`; `out` and `lse` are not touched.
+    pub(super) fn arg_max(&self, pool: &Pool, slots: &Shards<u32>) {
+        let tasks = self.tasks();
+        pool.run(tasks.len(), &|i| {
+            let task = &tasks[i];
+            let job = &self.jobs[task.job];
+            let mut best = vec![(f32::NEG_INFINITY, u32::MAX); self.lines(task)];
+            scratch::with(self.head_dim, self.lines(task), 0, 0, |scratch| {
+                let Scratch { mut buffers, lines: mut memory, .. } = scratch;
+                let block = self.block(task, job.rows.prepare(self.isa, task.rows.clone(), &mut memory));
+                for first in (0..job.first + task.rows.end).step_by(TILE) {
+                    peaks(self.isa, &block, first, &mut buffers, &mut best);
+                }
+            });
+            for (row, best) in task.rows.clone().zip(best.chunks_exact(job.rows.group)) {
+                let at = (job.row + row) * self.heads + job.head;
+                // SAFETY: as in `write`.
+                let slots = unsafe { slots.part(at, best.len()) };
+                slots.iter_mut().zip(best).for_each(|(slot, peak)| *slot = peak.1);
+            }
+        });
     }
 
     /// Every partition that the rows see, one after the other.

@@ -4,7 +4,7 @@ use crate::isa::Isa;
 
 use super::scalar;
 use super::slots::{Buffers, TILE};
-use super::tile::{Block, Partial, Update};
+use super::tile::{Block, Partial, Peak, Update};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512, avx512bf16};
 
@@ -52,5 +52,22 @@ pub(super) fn columns(
         Isa::Avx512Bf16 => unsafe { avx512bf16::columns(block, first, update, buffers, out) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar::columns(block, first, update, buffers, out),
+    }
+}
+
+pub(super) fn peaks(isa: Isa, block: &Block<'_>, first: usize, buffers: &mut Buffers<'_>, best: &mut [Peak]) {
+    match isa {
+        Isa::Scalar => scalar::peaks(block, first, buffers, best),
+        // SAFETY: vector variants of `Isa` are only made where the processor has them.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::peaks(block, first, buffers, best) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { avx512::peaks(block, first, buffers, best) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => unsafe { avx512bf16::peaks(block, first, buffers, best) },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => scalar::peaks(block, first, buffers, best),
     }
 }

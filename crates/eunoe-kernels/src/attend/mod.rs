@@ -95,6 +95,18 @@ pub fn attend(
     Call { isa, jobs, heads: shape.heads, head_dim, out, lse }.run(pool);
 }
 
+/// Per row and query head (`[rows, heads]`) the slot of the highest score, the first of equals; `u32::MAX` where the row
+/// sees nothing. Only what runs name is written.
+///
+/// # Panics
+/// As [`attend`].
+pub fn arg_max(isa: Isa, pool: &Pool, runs: &[Run<'_>], shape: Heads, q: &[f32], slots: &mut [u32]) {
+    let Some(head_dim) = check(runs, shape, q, q.len(), Some(slots.len())) else { return };
+    let jobs = runs.iter().flat_map(|run| jobs(run, shape, q, head_dim)).collect();
+    let call = Call { isa, jobs, heads: shape.heads, head_dim, out: Shards::new(&mut []), lse: None };
+    call.arg_max(pool, &Shards::new(slots));
+}
+
 /// A run as one job, or with a mask as one per head of the group.
 fn jobs<'a>(
     run: &'a Run<'_>,

@@ -2,7 +2,7 @@
 
 use super::form::Scalar;
 use super::slots::{Buffers, TILE};
-use super::tile::{self, Block, Partial, Update};
+use super::tile::{self, Block, Partial, Peak, Update};
 
 pub(super) fn partition(block: &Block<'_>, part: usize, buffers: &mut Buffers<'_>, out: &mut Partial<'_>) {
     tile::partition::<_, 1, 1>(Scalar, block, part, buffers, out);
@@ -16,4 +16,8 @@ pub(super) fn columns(
     columns: &mut [f32; TILE],
 ) {
     tile::columns::<_, 1, 1>(Scalar, block, first, update, buffers, columns);
+}
+
+pub(super) fn peaks(block: &Block<'_>, first: usize, buffers: &mut Buffers<'_>, best: &mut [Peak]) {
+    tile::peaks::<_, 1, 1>(Scalar, block, first, buffers, best);
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::rope::Style;
 use crate::strip::SlotLayout;
 
+mod arg_max;
 mod laws;
 mod masks;
 

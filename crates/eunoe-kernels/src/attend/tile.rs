@@ -376,6 +376,29 @@ pub(super) fn columns<F: Form, const W: usize, const P: usize>(
     each_line::<F, W, P>(form, block, first, buffers, each);
 }
 
+/// The highest score of a line so far, and its slot; `u32::MAX` before any.
+pub(super) type Peak = (f32, u32);
+
+/// Raises each line's peak to the highest score in the tile that starts at slot `first`; of equals the first stays.
+#[inline(always)]
+pub(super) fn peaks<F: Form, const W: usize, const P: usize>(
+    form: F,
+    block: &Block<'_>,
+    first: usize,
+    buffers: &mut Buffers<'_>,
+    best: &mut [Peak],
+) {
+    let each = |n: usize, seen: u64, scores: &mut [f32; TILE]| {
+        hide(scores, seen);
+        for (j, score) in scores.iter().enumerate() {
+            if *score > best[n].0 {
+                best[n] = (*score, (first + j) as u32);
+            }
+        }
+    };
+    each_line::<F, W, P>(form, block, first, buffers, each);
+}
+
 /// Calls `each` with every line, what it sees of the tile that starts at slot `first`, and its scores there; not at all
 /// when no line sees anything.
 #[inline(always)]

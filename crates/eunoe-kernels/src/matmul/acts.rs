@@ -1,7 +1,8 @@
 //! Inputs of a matrix product, interleaved in tiles of 1, 4 or 8 rows so that a kernel reads them in order.
 
 use super::panel::BIAS;
-use super::{Arithmetic, BLOCK, LANES};
+use super::{BLOCK, Inputs, LANES};
+use crate::float16::{flush, nearest_bf16};
 use crate::pool::Shards;
 use crate::{Isa, Pool};
 use std::cell::RefCell;
@@ -9,12 +10,15 @@ use std::cell::RefCell;
 /// Sums of a widest tile, 16 weight rows each.
 pub(super) type Sums = [[f32; LANES]; Acts::MAX_WIDTH];
 
-/// Inputs `[rows, cols]`, as 8-bit blocks or as floats.
+/// 2^-54, as for weights in bf16 (`pack`).
+const LEAST_PAIRED: f32 = f32::from_bits((127 - 54) << 23);
+
+/// Inputs `[rows, cols]`, prepared.
 pub struct Acts {
     rows: usize,
     cols: usize,
     width: usize,
-    is_quantised: bool,
+    inputs: Inputs,
     memory: Memory,
 }
 
@@ -29,6 +33,8 @@ struct Memory {
     starts: Vec<i32>,
     /// `[tile][col][row of the tile]`
     floats: Vec<f32>,
+    /// `[tile][pair of cols][row of the tile]`
+    pairs: Vec<u32>,
 }
 
 thread_local! {
@@ -81,18 +87,11 @@ impl Acts {
     /// Rows of the widest tile.
     pub(crate) const MAX_WIDTH: usize = 8;
 
-    /// Prepares `x` (`[rows, cols]`); `Fast` applies where `quantised_weights` says that the weights are not floats.
+    /// Prepares `x` (`[rows, cols]`).
     ///
     /// # Panics
     /// When `x` is not whole rows.
-    pub fn new(
-        isa: Isa,
-        pool: &Pool,
-        x: &[f32],
-        cols: usize,
-        arithmetic: Arithmetic,
-        quantised_weights: bool,
-    ) -> Self {
+    pub fn new(isa: Isa, pool: &Pool, x: &[f32], cols: usize, inputs: Inputs) -> Self {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "{} inputs are not rows of {cols}", x.len());
         let rows = x.len() / cols;
         let width = match rows {
@@ -101,11 +100,11 @@ impl Acts {
             _ => Self::MAX_WIDTH,
         };
         let memory = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        let is_quantised = arithmetic == Arithmetic::Fast && quantised_weights;
-        let mut acts = Self { rows, cols, width, is_quantised, memory };
-        match is_quantised {
-            true => acts.fill_quants(isa, pool, x),
-            false => acts.fill_floats(pool, x),
+        let mut acts = Self { rows, cols, width, inputs, memory };
+        match inputs {
+            Inputs::Blocks => acts.fill_quants(isa, pool, x),
+            Inputs::Pairs => acts.fill_pairs(pool, x),
+            Inputs::Floats => acts.fill_floats(pool, x),
         }
         acts
     }
@@ -144,6 +143,23 @@ impl Acts {
         });
     }
 
+    fn fill_pairs(&mut self, pool: &Pool, x: &[f32]) {
+        let (width, cols, tiles) = (self.width, self.cols, self.tiles());
+        let size = cols.div_ceil(2) * width;
+        let pairs = Shards::new(grow(&mut self.memory.pairs, tiles * size));
+        let near = |x: f32| nearest_bf16(flush(x, LEAST_PAIRED));
+        pool.run(tiles, &|tile| {
+            // SAFETY: one task per tile, and tiles are disjoint; the vector outlives the loop.
+            let pairs = unsafe { pairs.part(tile * size, size) };
+            let rows = &x[tile * width * cols..x.len().min((tile + 1) * width * cols)];
+            for (t, row) in rows.chunks_exact(cols).enumerate() {
+                for (k, two) in row.chunks(2).enumerate() {
+                    pairs[k * width + t] = near(two[0]) | two.get(1).map_or(0, |x| near(*x)) << 16;
+                }
+            }
+        });
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
@@ -165,8 +181,8 @@ impl Acts {
         self.cols.div_ceil(BLOCK)
     }
 
-    pub(crate) fn is_quantised(&self) -> bool {
-        self.is_quantised
+    pub(crate) fn inputs(&self) -> Inputs {
+        self.inputs
     }
 
     pub(crate) fn quantised(&self, tile: usize) -> Tile<'_> {
@@ -177,6 +193,12 @@ impl Acts {
             scales: &memory.scales[tile * blocks * 2 * width..][..blocks * 2 * width],
             starts: &memory.starts[tile * blocks * 2 * width..][..blocks * 2 * width],
         }
+    }
+
+    /// `[pair][width]`
+    pub(crate) fn pairs(&self, tile: usize) -> &[u32] {
+        let per_tile = self.cols.div_ceil(2) * self.width;
+        &self.memory.pairs[tile * per_tile..][..per_tile]
     }
 
     /// `[col][width]`

@@ -270,11 +270,7 @@ pub(super) unsafe fn float_sums<const KIND: u8, const T: usize>(
                 let w = w.as_ptr().add(side * 8 * size);
                 match KIND {
                     float::F32 => _mm256_loadu_ps(w.cast()),
-                    float::F16 => _mm256_cvtph_ps(_mm_loadu_si128(w.cast())),
-                    _ => {
-                        let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.cast()));
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
-                    }
+                    _ => _mm256_cvtph_ps(_mm_loadu_si128(w.cast())),
                 }
             };
             for t in 0..T {

@@ -7,7 +7,7 @@ use super::{LANES, Task, first_rows, float, offset, scale};
 use std::arch::x86_64::*;
 
 /// Bytes from what a product of one row reads to what it asks the memory for.
-const AHEAD: usize = 6144;
+pub(super) const AHEAD: usize = 6144;
 
 /// As `scalar::direct`.
 ///
@@ -219,11 +219,7 @@ pub(super) unsafe fn float_sums<const KIND: u8, const T: usize>(
             }
             match KIND {
                 float::F32 => _mm512_loadu_ps(w.as_ptr().cast()),
-                float::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(w.as_ptr().cast())),
-                _ => {
-                    let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(w.as_ptr().cast()));
-                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
-                }
+                _ => _mm512_cvtph_ps(_mm256_loadu_si256(w.as_ptr().cast())),
             }
         };
         for t in 0..T {

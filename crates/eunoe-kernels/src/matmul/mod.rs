@@ -2,14 +2,17 @@
 //!
 //! Weights are repacked at load into groups of 16 rows, so that one vector holds the same inputs of 16 rows and each
 //! lane sums its own row in input order: GEMV and GEMM, one thread and many, give a row the same bits, and so do all
-//! instruction sets. `Fast` inputs are blocks of 32 signed bytes with an f32 scale (integer dot products, exact);
-//! `Exact` inputs stay f32 and meet weights that are dequantised block by block.
+//! instruction sets. `Fast` inputs are blocks of 32 signed bytes with an f32 scale (integer dot products, exact), or bf16
+//! where the weights are; `Exact` inputs stay f32 and meet weights that are dequantised block by block.
 
 mod acts;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+mod block;
 mod pack;
 mod panel;
 mod scalar;
@@ -34,8 +37,26 @@ pub(crate) const BLOCK: usize = 32;
 pub enum Arithmetic {
     /// f32 inputs, weights dequantised: the reference.
     Exact,
-    /// Inputs as 8-bit blocks of 32 (f32 where the weights are floats).
+    /// Inputs as 8-bit blocks of 32; bf16 where the weights are, f32 where they are other floats.
     Fast,
+}
+
+/// What inputs are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inputs {
+    /// f32, for any weights.
+    Floats,
+    /// bf16 in pairs, for weights in bf16. Nonzero inputs below 2^-54 count as 0, as such weights do.
+    Pairs,
+    /// Blocks of 32 signed bytes with an f32 scale, for quantised weights.
+    Blocks,
+}
+
+impl Arithmetic {
+    /// How inputs of `weights` are prepared.
+    pub fn inputs(self, weights: &Packed) -> Inputs {
+        if self == Self::Exact { Inputs::Floats } else { weights.fast_inputs() }
+    }
 }
 
 /// Most groups of one task: their rows share the inputs in the second-level cache.
@@ -57,7 +78,8 @@ pub fn matmul(isa: Isa, pool: &Pool, weights: &[&Packed], x: &Acts, outs: &mut [
     let mut tasks = Vec::new();
     for (i, w) in weights.iter().enumerate() {
         assert_eq!(w.cols(), x.cols(), "inputs of {w:?}");
-        assert!(!x.is_quantised() || w.is_quantised(), "{w:?} takes float inputs");
+        let takes = [Inputs::Floats, w.fast_inputs()];
+        assert!(takes.contains(&x.inputs()), "{w:?} takes {takes:?}, not {:?}", x.inputs());
         assert_eq!(outs[i].len(), x.rows() * w.rows(), "outputs of {w:?}");
         tasks.extend((0..w.groups()).step_by(step).map(|g| (i, g..w.groups().min(g + step))));
     }
@@ -66,9 +88,10 @@ pub fn matmul(isa: Isa, pool: &Pool, weights: &[&Packed], x: &Acts, outs: &mut [
         let (i, groups) = tasks[task].clone();
         let task = Task { isa, w: weights[i], groups, x };
         with_sums(task.groups.len() * x.tiles(), |sums| {
-            match x.is_quantised() {
-                true => by_form(weights[i].dtype(), &task, sums),
-                false => task.float_sums(sums),
+            match x.inputs() {
+                Inputs::Blocks => by_form(weights[i].dtype(), &task, sums),
+                Inputs::Pairs => task.pair_sums(sums),
+                Inputs::Floats => task.float_sums(sums),
             }
             task.store(sums, &shared[i]);
         });
@@ -137,12 +160,22 @@ impl Task<'_> {
         }
     }
 
-    /// Float weights as they are, others dequantised group by group.
+    fn pair_sums(&self, sums: &mut [Sums]) {
+        for (group, tile, sums) in self.cells(sums) {
+            let (w, x) = (self.w.group(group).bytes, self.x.pairs(tile));
+            match self.x.width() {
+                1 => pair_tile::<1>(self.isa, w, x, sums),
+                4 => pair_tile::<4>(self.isa, w, x, sums),
+                _ => pair_tile::<8>(self.isa, w, x, sums),
+            }
+        }
+    }
+
+    /// Weights in f32 and f16 as they are, others dequantised group by group.
     fn float_sums(&self, sums: &mut [Sums]) {
         match self.w.dtype() {
             Dtype::F32 => self.float_groups::<{ float::F32 }>(sums, |g| self.w.group(g).bytes),
             Dtype::F16 => self.float_groups::<{ float::F16 }>(sums, |g| self.w.group(g).bytes),
-            Dtype::BF16 => self.float_groups::<{ float::BF16 }>(sums, |g| self.w.group(g).bytes),
             _ => {
                 let mut floats = vec![[0.0f32; LANES]; self.w.cols()];
                 for (g, sums) in self.groups.clone().zip(sums.chunks_exact_mut(self.x.tiles())) {
@@ -212,6 +245,19 @@ fn float_tile<const KIND: u8, const T: usize>(isa: Isa, w: &[u8], x: &[f32], sum
     }
 }
 
+fn pair_tile<const T: usize>(isa: Isa, w: &[u8], x: &[u32], sums: &mut Sums) {
+    let sums: &mut [[f32; LANES]; T] = first_rows(sums);
+    match isa {
+        // SAFETY: this variant is only made where the processor has BF16.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => unsafe { avx512bf16::pair_sums::<T>(w, x, sums) },
+        _ => isa.run(
+            #[inline(always)]
+            || scalar::pair_sums::<T>(w, x, sums),
+        ),
+    }
+}
+
 fn as_bytes(floats: &[[f32; LANES]]) -> &[u8] {
     // SAFETY: floats are plain bytes without padding.
     unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), size_of_val(floats)) }
@@ -238,7 +284,6 @@ pub(crate) mod scale {
 pub(crate) mod float {
     pub(crate) const F32: u8 = 0;
     pub(crate) const F16: u8 = 1;
-    pub(crate) const BF16: u8 = 2;
 
     pub(crate) const fn bytes(kind: u8) -> usize {
         if kind == F32 { 4 } else { 2 }
@@ -249,8 +294,7 @@ pub(crate) mod float {
     pub(crate) fn read(kind: u8, bytes: &[u8]) -> f32 {
         match (kind, bytes) {
             (F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
-            (F16, &[a, b]) => crate::float16::f16_to_f32(u16::from_le_bytes([a, b])),
-            (_, &[a, b]) => f32::from_bits(u32::from(u16::from_le_bytes([a, b])) << 16),
+            (_, &[a, b]) => crate::float16::f16_to_f32(u16::from_le_bytes([a, b])),
             _ => unreachable!("bytes of one float"),
         }
     }

@@ -9,14 +9,16 @@
 //!
 //! Scales of a chunk: an f16 `d` per row and block (`PLAIN`), `d` and `m` (`AFFINE`); or once `d` per row, then per
 //! block two bytes per row (`HALVES`); or once `d` and `m` per row, then the same (`SUPER`).
-//! A group of floats is, for each input, its 16 rows.
+//! A group of floats is, for each input, its 16 rows; in bf16, for each pair of inputs (the last alone where their number
+//! is odd).
 
-use super::{Arithmetic, BLOCK, LANES, float, offset, scale};
+use super::block::{Block, four};
+use super::{BLOCK, Inputs, LANES, float, offset, scale};
+use crate::float16::{even, odd};
 use crate::pool::Shards;
 use crate::vm::Huge;
 use crate::{Isa, Pool};
 use eunoe_core::{Dtype, Error, Result};
-use half::f16;
 
 /// A weight matrix `[rows, cols]`, repacked.
 pub struct Packed {
@@ -67,16 +69,6 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// One block of 32 inputs of one row, as the file says it.
-struct Block {
-    /// Unsigned quants.
-    q: [u8; BLOCK],
-    /// What goes into the scales of a chunk.
-    d: f16,
-    m: f16,
-    sc: [u8; 2],
-}
-
 /// Bits and scale kind of a quantised type; `None` for floats.
 pub(crate) fn form(dtype: Dtype) -> Option<(usize, u8)> {
     Some(match dtype {
@@ -112,6 +104,7 @@ pub(crate) const fn chunk_bytes(bits: usize, kind: u8, blocks: usize) -> usize {
 fn group_bytes(dtype: Dtype, cols: usize) -> usize {
     let blocks = cols.div_ceil(BLOCK);
     match form(dtype) {
+        None if dtype == Dtype::BF16 => cols.div_ceil(2) * LANES * 4,
         None => (cols * LANES * dtype.block().1).next_multiple_of(64),
         Some((bits, kind)) => {
             let rest = match blocks % CHUNK {
@@ -186,9 +179,13 @@ impl Packed {
         self.data.len()
     }
 
-    /// Whether [`Arithmetic::Fast`] means 8-bit inputs for these weights.
-    pub fn is_quantised(&self) -> bool {
-        form(self.dtype).is_some()
+    /// What `Arithmetic::Fast` rounds inputs to for these weights.
+    pub(super) fn fast_inputs(&self) -> Inputs {
+        match self.dtype {
+            Dtype::F32 | Dtype::F16 => Inputs::Floats,
+            Dtype::BF16 => Inputs::Pairs,
+            _ => Inputs::Blocks,
+        }
     }
 
     pub(crate) fn groups(&self) -> usize {
@@ -220,7 +217,7 @@ impl Packed {
         match self.dtype {
             Dtype::F32 => floats::<{ float::F32 }>(group, out),
             Dtype::F16 => floats::<{ float::F16 }>(group, out),
-            Dtype::BF16 => floats::<{ float::BF16 }>(group, out),
+            Dtype::BF16 => pairs(group, out),
             Dtype::Q4_0 => quants::<4, { scale::PLAIN }>(group, out),
             Dtype::Q4_1 => quants::<4, { scale::AFFINE }>(group, out),
             Dtype::Q5_0 => quants::<5, { scale::PLAIN }>(group, out),
@@ -239,6 +236,19 @@ fn floats<const KIND: u8>(group: Group<'_>, out: &mut [[f32; LANES]]) {
     for (out, row) in out.iter_mut().zip(group.bytes.chunks_exact(LANES * size)) {
         for (out, bytes) in out.iter_mut().zip(row.chunks_exact(size)) {
             *out = float::read(KIND, bytes);
+        }
+    }
+}
+
+#[inline(always)]
+fn pairs(group: Group<'_>, out: &mut [[f32; LANES]]) {
+    for (out, row) in out.chunks_mut(2).zip(group.bytes.as_chunks::<64>().0) {
+        for (lane, bytes) in row.as_chunks().0.iter().enumerate() {
+            let pair = u32::from_le_bytes(*bytes);
+            out[0][lane] = even(pair);
+            if let Some(second) = out.get_mut(1) {
+                second[lane] = odd(pair);
+            }
         }
     }
 }
@@ -358,6 +368,17 @@ pub(crate) fn quant_row<const BITS: usize>(block: &[u8], g: usize, out: &mut [u8
 
 #[inline(always)]
 fn pack_row(dtype: Dtype, lane: usize, row: &[u8], group: &mut [u8]) {
+    if dtype == Dtype::BF16 {
+        /// 2^-54: products of what is left are so large that no sum of them is subnormal, which the instruction would
+        /// take for 0.
+        const LEAST: u16 = (127 - 54) << 7;
+        for (k, v) in row.as_chunks().0.iter().enumerate() {
+            let is_small = u16::from_le_bytes(*v) & 0x7FFF < LEAST;
+            let v = if is_small { [0; 2] } else { *v };
+            group[(k / 2 * LANES + lane) * 4 + k % 2 * 2..][..2].copy_from_slice(&v);
+        }
+        return;
+    }
     let Some((bits, kind)) = form(dtype) else {
         let size = dtype.block().1;
         for (k, v) in row.chunks_exact(size).enumerate() {
@@ -412,82 +433,8 @@ fn write_quants(bits: usize, lane: usize, q: &[u8; BLOCK], block: &mut [u8]) {
     }
 }
 
-impl Block {
-    /// Part `part` (32 inputs) of one block of the file.
-    #[inline(always)]
-    fn read(dtype: Dtype, bytes: &[u8], part: usize) -> Self {
-        let half = |at: usize| f16::from_le_bytes(two(bytes, at));
-        let mut q = [0u8; BLOCK];
-        let (d, m, sc) = match dtype {
-            Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q5_0 | Dtype::Q5_1 => {
-                let affine = matches!(dtype, Dtype::Q4_1 | Dtype::Q5_1);
-                let five = matches!(dtype, Dtype::Q5_0 | Dtype::Q5_1);
-                let at = if affine { 4 } else { 2 };
-                let high = if five { u32::from_le_bytes(four(bytes, at)) } else { 0 };
-                let nibbles = &bytes[at + if five { 4 } else { 0 }..];
-                for k in 0..BLOCK {
-                    q[k] = nibbles[k % 16] >> (k / 16 * 4) & 15 | ((high >> k & 1) as u8) << 4;
-                }
-                (half(0), if affine { half(2) } else { f16::ZERO }, [0; 2])
-            }
-            Dtype::Q8_0 => {
-                for k in 0..BLOCK {
-                    q[k] = bytes[2 + k] ^ 0x80;
-                }
-                (half(0), f16::ZERO, [0; 2])
-            }
-            Dtype::Q4_K | Dtype::Q5_K => {
-                let five = dtype == Dtype::Q5_K;
-                let nibbles = &bytes[if five { 48 } else { 16 } + part / 2 * 32..][..32];
-                for k in 0..BLOCK {
-                    let high = if five { bytes[16 + k] >> part & 1 } else { 0 };
-                    q[k] = nibbles[k] >> (part % 2 * 4) & 15 | high << 4;
-                }
-                (half(0), half(2), six_bit_scales(&bytes[4..16], part))
-            }
-            _ => {
-                // Q6_K: 128 inputs share 64 bytes of low and 32 bytes of high bits
-                let (h, quarter) = (part / 4, part % 4);
-                for k in 0..BLOCK {
-                    let low = bytes[h * 64 + quarter % 2 * 32 + k] >> (quarter / 2 * 4) & 15;
-                    let high = bytes[128 + h * 32 + k] >> (quarter * 2) & 3;
-                    q[k] = low | high << 4;
-                }
-                (half(208), f16::ZERO, [bytes[192 + part * 2], bytes[193 + part * 2]])
-            }
-        };
-        Self { q, d, m, sc }
-    }
-}
-
-/// Scale and minimum `j` of 8, six bits each, from the 12 bytes of a K-quant block.
-fn six_bit_scales(s: &[u8], j: usize) -> [u8; 2] {
-    if j < 4 {
-        [s[j] & 63, s[j + 4] & 63]
-    } else {
-        [s[j + 4] & 15 | (s[j - 4] >> 6) << 4, s[j + 4] >> 4 | (s[j] >> 6) << 4]
-    }
-}
-
-#[inline(always)]
-fn two(bytes: &[u8], at: usize) -> [u8; 2] {
-    [bytes[at], bytes[at + 1]]
-}
-
-#[inline(always)]
-fn four(bytes: &[u8], at: usize) -> [u8; 4] {
-    [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]
-}
-
 impl std::fmt::Debug for Packed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} [{}, {}]", self.dtype.name(), self.rows, self.cols)
-    }
-}
-
-impl Arithmetic {
-    /// Whether inputs for `weights` are quantised.
-    pub fn quantises(self, weights: &Packed) -> bool {
-        self == Self::Fast && weights.is_quantised()
     }
 }

@@ -1,5 +1,7 @@
 //! The reference kernels: the order of operations that the vector forms repeat, lane by lane.
 
+use crate::float16::{even, odd};
+
 use super::acts::{Acts, Sums, Tile};
 use super::pack::{CHUNK, Group, Scales, quant_row};
 use super::panel::{BIAS, PanelBlock, is_biased};
@@ -92,6 +94,25 @@ pub(super) fn float_sums<const KIND: u8, const T: usize>(w: &[u8], x: &[f32], su
         for t in 0..T {
             for (sum, w) in sums[t].iter_mut().zip(w.chunks_exact(size)) {
                 *sum = float::read(KIND, w).mul_add(x[t], *sum);
+            }
+        }
+    }
+}
+
+/// Sums of one group of bf16 weights (`[pair][16]` words) for a tile of inputs in pairs (`[pair][T]`): per pair a fused
+/// multiply-add of the second inputs, then one of the first, as the instruction does.
+#[inline(always)]
+pub(super) fn pair_sums<const T: usize>(w: &[u8], x: &[u32], sums: &mut [[f32; LANES]; T]) {
+    *sums = [[0.0; LANES]; T];
+    for (w, x) in w.as_chunks::<64>().0.iter().zip(x.as_chunks::<T>().0) {
+        let mut words = [0; LANES];
+        for (word, bytes) in words.iter_mut().zip(w.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        for t in 0..T {
+            for lane in 0..LANES {
+                let sum = odd(words[lane]).mul_add(odd(x[t]), sums[t][lane]);
+                sums[t][lane] = even(words[lane]).mul_add(even(x[t]), sum);
             }
         }
     }

@@ -50,7 +50,7 @@ fn weights(dtype: Dtype, rows: usize, cols: usize) -> Vec<u8> {
 
 fn run(isa: Isa, threads: usize, w: &Packed, x: &[f32], arithmetic: Arithmetic) -> Vec<f32> {
     let pool = Pool::new(threads);
-    let acts = Acts::new(isa, &pool, x, w.cols(), arithmetic, w.is_quantised());
+    let acts = Acts::new(isa, &pool, x, w.cols(), arithmetic.inputs(w));
     let mut out = vec![f32::NAN; acts.rows() * w.rows()];
     matmul(isa, &pool, &[w], &acts, &mut [&mut out]);
     out
@@ -159,5 +159,39 @@ fn shapes_that_do_not_fit_are_errors() {
     let pool = Pool::new(1);
     for (rows, cols, len) in [(1, 33, 18), (0, 32, 0), (2, 32, 35), (usize::MAX, 32, 18)] {
         assert!(Packed::new(&pool, Dtype::Q4_0, rows, cols, &vec![0; len]).is_err(), "{rows} {cols} {len}");
+    }
+}
+
+/// Weights 1, 2, 3 and inputs that bf16 holds: products in any order are exact. A third input alone in its pair, zeros, and
+/// what is too small to count.
+#[test]
+fn pairs_by_hand() {
+    let pack = |w: &[f32]| {
+        let bytes: Vec<u8> = w.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+        Packed::new(&Pool::new(1), Dtype::BF16, 1, w.len(), &bytes).unwrap()
+    };
+    let w = pack(&[1.0, 2.0, 3.0]);
+    for isa in Isa::available() {
+        for x in [[4.0, -8.0, 16.0], [0.0, -0.0, 0.0], [1e-39, 1e-20, -2.0]] {
+            let want = if x[2] == -2.0 { -6.0 } else { x[0] + 2.0 * x[1] + 3.0 * x[2] };
+            assert_eq!(run(isa, 1, &w, &x, Arithmetic::Fast), [want], "{isa:?} {x:?}");
+        }
+        assert_eq!(run(isa, 1, &pack(&[1e-39, 1e-17]), &[1e38, 1.0], Arithmetic::Exact), [0.0], "{isa:?}");
+        let infinite = run(isa, 1, &w, &[f32::INFINITY, 0.0, 1.0], Arithmetic::Fast);
+        assert_eq!(infinite, [f32::INFINITY], "{isa:?}");
+        assert!(run(isa, 1, &w, &[0.0, f32::NAN, 1.0], Arithmetic::Fast)[0].is_nan(), "{isa:?}");
+    }
+}
+
+#[test]
+fn bf16_rows_of_odd_length_have_one_answer() {
+    let (rows, cols, batch) = (19, 77, 9);
+    let w = Packed::new(&Pool::new(1), Dtype::BF16, rows, cols, &weights(Dtype::BF16, rows, cols)).unwrap();
+    let x = floats(8, batch * cols);
+    let want = bits(&run(Isa::Scalar, 1, &w, &x, Arithmetic::Fast));
+    for isa in Isa::available() {
+        assert_eq!(bits(&run(isa, 2, &w, &x, Arithmetic::Fast)), want, "{isa:?}");
+        let one = run(isa, 1, &w, &x[..cols], Arithmetic::Fast);
+        assert_eq!(bits(&one), want[..rows], "{isa:?} alone");
     }
 }
