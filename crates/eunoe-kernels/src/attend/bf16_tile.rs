@@ -8,7 +8,7 @@ use crate::strip::codec::BLOCK;
 
 use super::bf16::{LEAST_STORED, Pairs, flush};
 use super::form::Form;
-use super::slots::{Ahead, Buffers, KEYS, TILE, Tile, VALUES, as_bytes, lanes};
+use super::slots::{Ahead, Buffers, KEYS, TILE, Tile, VALUES, Vectors, as_bytes, lanes};
 
 impl Tile<'_> {
     /// Keys as `[head_dim / 2, 64]` pairs of dimensions, moved to their rank where asked. Lanes past the last slot hold
@@ -28,14 +28,15 @@ impl Tile<'_> {
         let (keys, ahead) = (&mut *buffers.key_pairs, &mut buffers.ahead);
         assert!(keys.len() >= d / 2 * TILE && d.is_multiple_of(BLOCK), "room for a tile of keys");
         assert!(bytes.len() >= (self.len - 1) * stride + codec.bytes(d), "a tile of keys");
+        let from = Vectors { bytes, stride, len: self.len, d };
         // The codec is a constant in each branch, so the loops are compiled per codec.
         match codec {
             // SAFETY: the assertions above.
-            Codec::F32 => unsafe { columns(form, Codec::F32, bytes, stride, self.len, d, keys, ahead) },
+            Codec::F32 => unsafe { columns(form, Codec::F32, from, keys, ahead) },
             // SAFETY: as above.
-            Codec::F16 => unsafe { columns(form, Codec::F16, bytes, stride, self.len, d, keys, ahead) },
+            Codec::F16 => unsafe { columns(form, Codec::F16, from, keys, ahead) },
             // SAFETY: as above.
-            Codec::Q8 => unsafe { columns(form, Codec::Q8, bytes, stride, self.len, d, keys, ahead) },
+            Codec::Q8 => unsafe { columns(form, Codec::Q8, from, keys, ahead) },
         }
     }
 
@@ -49,11 +50,12 @@ impl Tile<'_> {
             "room for a tile of values"
         );
         assert!(bytes.len() >= (self.len - 1) * size + codec.bytes(d), "a tile of values");
+        let from = Vectors { bytes, stride: size, len: self.len, d };
         match codec {
             // SAFETY: the assertions above.
-            Codec::F16 => unsafe { rows(form, Codec::F16, bytes, size, self.len, d, out, ahead) },
+            Codec::F16 => unsafe { rows(form, Codec::F16, from, out, ahead) },
             // SAFETY: as above.
-            Codec::Q8 => unsafe { rows(form, Codec::Q8, bytes, size, self.len, d, out, ahead) },
+            Codec::Q8 => unsafe { rows(form, Codec::Q8, from, out, ahead) },
             Codec::F32 => unreachable!("slots in f32 are computed in f32"),
         }
     }
@@ -65,16 +67,8 @@ impl Tile<'_> {
 /// `bytes` hold `len` ≥ 1 vectors of `d` values, `stride` bytes apart; `keys` hold `[d / 2, 64]`; `d` is a multiple
 /// of 32.
 #[inline(always)]
-unsafe fn columns<F: Form>(
-    form: F,
-    codec: Codec,
-    bytes: &[u8],
-    stride: usize,
-    len: usize,
-    d: usize,
-    keys: &mut [u32],
-    ahead: &mut Ahead,
-) {
+unsafe fn columns<F: Form>(form: F, codec: Codec, from: Vectors<'_>, keys: &mut [u32], ahead: &mut Ahead) {
+    let Vectors { bytes, stride, len, d } = from;
     let each = ahead.step(KEYS, len.div_ceil(16) * d / 32);
     for slot in (0..len).step_by(16) {
         for at in (0..d).step_by(32) {
@@ -104,16 +98,8 @@ unsafe fn columns<F: Form>(
 /// `bytes` hold `len` ≥ 1 vectors of `d` values, `stride` bytes apart; `out` holds `[len / 2, d]`, rounded up; `d` is
 /// a multiple of 32.
 #[inline(always)]
-unsafe fn rows<F: Form>(
-    form: F,
-    codec: Codec,
-    bytes: &[u8],
-    stride: usize,
-    len: usize,
-    d: usize,
-    out: &mut [u32],
-    ahead: &mut Ahead,
-) {
+unsafe fn rows<F: Form>(form: F, codec: Codec, from: Vectors<'_>, out: &mut [u32], ahead: &mut Ahead) {
+    let Vectors { bytes, stride, len, d } = from;
     let each = ahead.step(VALUES, len.div_ceil(2) * d / 32);
     for j in (0..len).step_by(2) {
         for at in (0..d).step_by(32) {

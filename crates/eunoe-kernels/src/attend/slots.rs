@@ -57,7 +57,7 @@ impl<'a> Tile<'a> {
         assert!(keys.len() >= d * TILE && d.is_multiple_of(BLOCK), "room for a tile of keys");
         assert!(bytes.len() >= (self.len - 1) * stride + 4 * d, "a tile of keys");
         // SAFETY: the assertions above.
-        unsafe { columns(form, bytes, stride, self.len, d, keys, &mut buffers.ahead) }
+        unsafe { columns(form, Vectors { bytes, stride, len: self.len, d }, keys, &mut buffers.ahead) }
     }
 
     /// Values as `[64, head_dim]`; rows past the last slot keep what they held.
@@ -72,13 +72,14 @@ impl<'a> Tile<'a> {
         let bytes = &self.bytes[start..];
         assert!(out.len() >= self.len * d && d.is_multiple_of(BLOCK), "room for a tile of rows");
         assert!(bytes.len() >= (self.len - 1) * size + codec.bytes(d), "a tile of rows");
+        let from = Vectors { bytes, stride: size, len: self.len, d };
         match codec {
             // SAFETY: the assertions above.
-            Codec::F32 => unsafe { rows(form, Codec::F32, bytes, size, self.len, d, out, ahead) },
+            Codec::F32 => unsafe { rows(form, Codec::F32, from, out, ahead) },
             // SAFETY: as above.
-            Codec::F16 => unsafe { rows(form, Codec::F16, bytes, size, self.len, d, out, ahead) },
+            Codec::F16 => unsafe { rows(form, Codec::F16, from, out, ahead) },
             // SAFETY: as above.
-            Codec::Q8 => unsafe { rows(form, Codec::Q8, bytes, size, self.len, d, out, ahead) },
+            Codec::Q8 => unsafe { rows(form, Codec::Q8, from, out, ahead) },
         }
     }
 
@@ -171,20 +172,24 @@ pub(super) fn as_bytes(x: &[f32]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
 }
 
+/// Stored keys or values.
+#[derive(Clone, Copy)]
+pub(super) struct Vectors<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Bytes from one vector to the next.
+    pub(super) stride: usize,
+    pub(super) len: usize,
+    /// Values of one.
+    pub(super) d: usize,
+}
+
 /// `keys[at, j]` is value `at` of vector `j`.
 ///
 /// # Safety
 /// `bytes` hold `len` ≥ 1 vectors of `d` floats, `stride` bytes apart; `keys` hold `[d, 64]`; `d` is a multiple of 32.
 #[inline(always)]
-unsafe fn columns<F: Form>(
-    form: F,
-    bytes: &[u8],
-    stride: usize,
-    len: usize,
-    d: usize,
-    keys: &mut [f32],
-    ahead: &mut Ahead,
-) {
+unsafe fn columns<F: Form>(form: F, from: Vectors<'_>, keys: &mut [f32], ahead: &mut Ahead) {
+    let Vectors { bytes, stride, len, d } = from;
     let each = ahead.step(KEYS, len.div_ceil(16) * d / 16);
     for slot in (0..len).step_by(16) {
         for at in (0..d).step_by(16) {
@@ -210,16 +215,8 @@ unsafe fn columns<F: Form>(
 /// # Safety
 /// `bytes` hold `len` vectors of `d` values, `stride` bytes apart; `out` holds `[len, d]`; `d` is a multiple of 32.
 #[inline(always)]
-unsafe fn rows<F: Form>(
-    form: F,
-    codec: Codec,
-    bytes: &[u8],
-    stride: usize,
-    len: usize,
-    d: usize,
-    out: &mut [f32],
-    ahead: &mut Ahead,
-) {
+unsafe fn rows<F: Form>(form: F, codec: Codec, from: Vectors<'_>, out: &mut [f32], ahead: &mut Ahead) {
+    let Vectors { bytes, stride, len, d } = from;
     let each = ahead.step(VALUES, len);
     for j in 0..len {
         ahead.ask(each);
