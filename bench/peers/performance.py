@@ -1,8 +1,8 @@
-"""Writes `docs/performance.md` from what `llama_cpp_speed.py`, `flat_memory.py` and `attend_speed` measured.
+"""Writes `docs/performance.md` from what `llama_cpp_speed.py`, `flat_memory.py`, `attend_speed` and `where.py` measured.
 
-    python bench/peers/performance.py --readme README.md speed.json flat.json attend.md > docs/performance.md
+    python bench/peers/performance.py --readme README.md speed.json flat.json attend.md where.md > docs/performance.md
 
-With `--readme`, also the table of ratios that stands there between two marks. Models may be measured one after the other: files of one kind are joined when their arguments agree otherwise.
+With `--readme`, also the table of ratios that stands there between two marks. Models and rows may be measured one after the other; a row that stands in two files is that of the second.
 Nothing is typed in but the targets. Rows that miss theirs stand where the others do, marked.
 """
 
@@ -37,7 +37,8 @@ As in `bench/peers/README.md` (llama.cpp built for the machine that it runs on),
 cargo build --release
 {commands}
 cargo run --release -p eunoe-kernels --example attend_speed {threads} > attend.md
-python bench/peers/performance.py speed.json flat.json attend.md > docs/performance.md
+python bench/where.py --eunoe target/release/eunoe --models qwen2.5-coder-1.5b > where.md
+python bench/peers/performance.py speed.json flat.json attend.md where.md > docs/performance.md
 ```
 """
 
@@ -92,12 +93,13 @@ def speed(record):
         least, met = verdict(row)
         ratio = f"{row['ratio']:.2f} ({row['interval'][0]:.2f} … {row['interval'][1]:.2f})"
         what = [row["model"], f"{row['kind']} {row['tokens']}", row["depth"], row["kv"]]
-        body.append([*what, *(samples(row, side) for side in columns), ratio, least, met])
+        turns = len(row["samples"][columns[0]])
+        body.append([*what, turns, *(samples(row, side) for side in columns), ratio, least, met])
     judged = [met for row in rows if (met := verdict(row)[1])]
-    head = ["model", "row", "depth", "KV", *columns, f"{columns[0]} / better", "target", ""]
+    head = ["model", "row", "depth", "KV", "turns", *columns, f"{columns[0]} / better", "target", ""]
     return f"""## Beside llama.cpp
 
-{arguments["threads"]} threads on both sides, medians of {arguments["turns"]} alternations in one run, the same files.
+{arguments["threads"]} threads on both sides, medians of as many alternations in one run as the column says, the same files.
 Load of the machine at the start: {record["load_at_start"]:.1f}. Targets met: {judged.count("met")} of {len(judged)}.
 
 {table(head, body)}"""
@@ -192,31 +194,24 @@ Reading and scoring a book ({record["book"]}) takes seconds that grow as a power
 {table(score_head, score)}"""
 
 
-def attention(text):
-    return f"""## Attention alone
-
-`attend_speed`: one layer after the other, so that keys and values come from memory. Decode is one row, beside plain reads;
-prefill 512 rows, beside the peak of the instructions that it uses; the last rows leave out 90 % of the tiles before the
-diagonal. {text.strip()}
-"""
-
-
 def joined(records):
-    """One record per kind, with the models of all."""
+    """One record per kind. A row that was measured again, with more turns, replaces the one before it."""
     kinds = {}
     for record in records:
         first = kinds.setdefault(record["what"], record)
         if first is record:
             continue
-        rest = lambda r: {k: v for k, v in r.get("arguments", {}).items() if k != "models"}
+        rest = lambda r: {k: v for k, v in r.get("arguments", {}).items() if k not in ("models", "depth", "kv", "turns")}
         if rest(first) != rest(record):
             raise SystemExit(f"records of {record['what']} were measured with different arguments: measure again")
-        for key in ("rows", "reports", "models"):
+        if "rows" in record:
+            name = lambda row: (row["model"], row["kind"], row["depth"], row["kv"])
+            again = {name(row): row for row in record["rows"]}
+            first["rows"] = [again.pop(name(row), row) for row in first["rows"]] + list(again.values())
+            first["load_at_start"] = max(first["load_at_start"], record["load_at_start"])
+        for key in ("reports", "models"):
             if key in record:
                 first[key] += record[key]
-        if "arguments" in record:
-            first["arguments"]["models"] += record["arguments"]["models"]
-            first["load_at_start"] = max(first["load_at_start"], record["load_at_start"])
     return list(kinds.values())
 
 
@@ -245,12 +240,12 @@ def main():
     texts = {path: path.read_text(encoding="utf-8") for path in files}
     records = [json.loads(text) for path, text in texts.items() if path.suffix == ".json"]
     parts = [INTRO, about(records)]
-    records = joined(records)
+    measured, records = records, joined(records)
     for record in records:
         sections = {"speed": [speed, limits, load], "flat": [flat]}[record["what"]]
         parts += [section(record) for section in sections]
-    parts += [attention(text) for path, text in texts.items() if path.suffix == ".md"]
-    parts.append(commands(records))
+    parts += [text for path, text in texts.items() if path.suffix == ".md"]
+    parts.append(commands(measured))
     print("\n".join(parts), end="")
     if args.readme:
         put(args.readme, "".join(summary(record) for record in records if record["what"] == "speed"))

@@ -209,6 +209,11 @@ fn main() {
     let (isa, pool) = (bench.isa, &bench.pool);
     let single = limits::f32_peak(isa, pool);
     let peaks = [single, limits::bf16_peak(isa, pool).unwrap_or(single)];
+    say(
+        "## Attention alone\n\nOne layer after the other, so that keys and values come from memory: decode beside plain \
+         reads, prefill beside\nthe peak of the instructions that it uses; the last rows leave out 90 % of the tiles before \
+         the diagonal.\n",
+    );
     say(&format!(
         "{threads} threads, {isa:?}\n\n| shape | codec | what | speed | against the limit |\n|---|---|---|---|---|"
     ));
