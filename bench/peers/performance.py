@@ -7,6 +7,7 @@ Nothing is typed in but the targets. Rows that miss theirs stand where the other
 """
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -198,9 +199,10 @@ def joined(records):
     """One record per kind. A row that was measured again, with more turns, replaces the one before it."""
     kinds = {}
     for record in records:
-        first = kinds.setdefault(record["what"], record)
-        if first is record:
+        if record["what"] not in kinds:
+            kinds[record["what"]] = copy.deepcopy(record)
             continue
+        first = kinds[record["what"]]
         rest = lambda r: {k: v for k, v in r.get("arguments", {}).items() if k not in ("models", "depth", "kv", "turns")}
         if rest(first) != rest(record):
             raise SystemExit(f"records of {record['what']} were measured with different arguments: measure again")
@@ -217,18 +219,18 @@ def joined(records):
 
 def commands(records):
     lines = []
-    for record in records:
+    for n, record in enumerate(records):
         if record["what"] == "speed":
             a = record["arguments"]
             depth, models = ",".join(map(str, a["depth"])), " ".join(a["models"])
             lines.append(f"python bench/peers/llama_cpp_speed.py --eunoe target/release/eunoe --models {models} --prompt \\\n"
                          f"  {a['prompt']} --gen {a['gen']} --depth {depth} --kv {' '.join(a['kv'])} --threads {a['threads']} "
-                         f"--turns {a['turns']} --json speed.json")  # fmt: skip
+                         f"--turns {a['turns']} --json {n}.json")  # fmt: skip
         else:
             models = " ".join(m["model"] for m in record["models"])
-            lines.append(f"python bench/flat_memory.py --eunoe target/release/eunoe --models {models} --json flat.json")
+            lines.append(f"python bench/flat_memory.py --eunoe target/release/eunoe --models {models} --json {n}.json")
     threads = next((r["arguments"]["threads"] for r in records if r["what"] == "speed"), "")
-    return COMMANDS.format(commands="\n".join(lines), threads=threads)
+    return COMMANDS.format(commands="\n".join(lines), threads=threads, files=" ".join(f"{n}.json" for n in range(len(records))))
 
 
 def main():
