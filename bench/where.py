@@ -23,7 +23,7 @@ def profile(path, args):
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "perf.data"
         bench = [args.eunoe, "bench", "-m", path, "--prompt", args.prompt, "--gen", args.gen, "--depth", args.depth,
-                 "--repeat", args.repeat, "--threads", args.threads, "--json"]  # fmt: skip
+                 "--repeat", args.repeat, "--threads", args.threads, "--kv", args.kv, "--json"]  # fmt: skip
         record = ["perf", "record", "-q", "-F", "499", "-o", data, "--", *bench]
         subprocess.run([str(x) for x in record], stdout=subprocess.DEVNULL, check=True)
         report = ["perf", "report", "-q", "-i", str(data), "--stdio", "--no-children", "-F", "overhead,symbol"]
@@ -39,13 +39,14 @@ def main():
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--depth", type=int, default=0)
     parser.add_argument("--gen", type=int, default=0)
+    parser.add_argument("--kv", default="full", help="memory plan")
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eunoe", required=True, help="our program")
     args = parser.parse_args()
     for name in args.models:
         row = f"writing {args.gen}" if args.gen else f"reading {args.prompt}"
-        print(f"## Where the time goes: {name}, {row} tokens after {args.depth}\n")
+        print(f"## Where the time goes: {name}, {row} tokens after {args.depth}, `{args.kv}`\n")
         print("Loading and filling the depth included.\n\n| share | function |\n| --- | --- |")
         for share, function in profile(books.model_path(args.models_dir, name), args):
             print(f"| {share:.1f} % | `{function.replace('|', '/')}` |")

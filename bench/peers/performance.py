@@ -39,7 +39,10 @@ cargo build --release
 {commands}
 cargo run --release -p eunoe-kernels --example attend_speed {threads} > attend.md
 python bench/where.py --eunoe target/release/eunoe --models qwen2.5-coder-1.5b > where.md
-python bench/peers/performance.py speed.json flat.json attend.md where.md > docs/performance.md
+python bench/where.py --eunoe target/release/eunoe --models qwen2.5-coder-1.5b --depth 8192 >> where.md
+python bench/where.py --eunoe target/release/eunoe --models smollm2-135m --prompt 0 --gen 256 --depth 2048 \\
+  --kv 'a2sf @ 1024tok' >> where.md
+python bench/peers/performance.py --readme README.md {files} attend.md where.md > docs/performance.md
 ```
 """
 
@@ -228,7 +231,9 @@ def commands(records):
                          f"--turns {a['turns']} --json {n}.json")  # fmt: skip
         else:
             models = " ".join(m["model"] for m in record["models"])
-            lines.append(f"python bench/flat_memory.py --eunoe target/release/eunoe --models {models} --json {n}.json")
+            tokens = ",".join(str(point["tokens"]) for point in record["models"][0]["score"])
+            lines.append(f"python bench/flat_memory.py --eunoe target/release/eunoe --models {models} --tokens {tokens} \\\n"
+                         f"  --json {n}.json")  # fmt: skip
     threads = next((r["arguments"]["threads"] for r in records if r["what"] == "speed"), "")
     return COMMANDS.format(commands="\n".join(lines), threads=threads, files=" ".join(f"{n}.json" for n in range(len(records))))
 
