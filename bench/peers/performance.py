@@ -40,6 +40,7 @@ cargo build --release
 cargo run --release -p eunoe-kernels --example attend_speed {threads} > attend.md
 python bench/where.py --eunoe target/release/eunoe --models qwen2.5-coder-1.5b > where.md
 python bench/where.py --eunoe target/release/eunoe --models qwen2.5-coder-1.5b --depth 8192 >> where.md
+python bench/where.py --eunoe target/release/eunoe --models qwen2.5-coder-1.5b --prompt 0 --gen 64 >> where.md
 python bench/where.py --eunoe target/release/eunoe --models smollm2-135m --prompt 0 --gen 256 --depth 2048 \\
   --kv 'a2sf @ 1024tok' >> where.md
 python bench/peers/performance.py --readme README.md {files} attend.md where.md > docs/performance.md
