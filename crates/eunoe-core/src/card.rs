@@ -12,6 +12,8 @@ pub enum Shelf {
     Allocator,
     /// How keys and values are stored.
     Codec,
+    /// What goes on inside a model.
+    Probe,
 }
 
 /// A method's entry in every list: `id` is file stem, plan name, docs anchor and benchmark row.
@@ -62,6 +64,8 @@ pub enum Kind {
         /// Greatest value.
         max: f32,
     },
+    /// A number of bytes.
+    Bytes,
     /// One of these words.
     Choice(&'static [&'static str]),
 }

@@ -1,5 +1,7 @@
 //! Storage types: of weights in a model file, and of keys and values in memory.
 
+use std::fmt;
+
 use crate::{Error, Result};
 
 /// A tensor type of a GGUF file that Eunoe computes with.
@@ -122,11 +124,13 @@ pub enum Codec {
     F16,
     /// Blocks of 32 signed bytes with one f16 scale: 34 bytes for 32 values.
     Q8,
+    /// Blocks of 32 numbers from 0 to 15 with an f16 scale and an f16 minimum: 20 bytes for 32 values.
+    Q4,
 }
 
 impl Codec {
     /// Every codec.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Q8, Self::Q4];
 
     /// Its id in a plan.
     pub fn id(self) -> &'static str {
@@ -134,15 +138,40 @@ impl Codec {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Q8 => "q8",
+            Self::Q4 => "q4",
         }
     }
 
-    /// Bytes of one key or value vector of `head_dim` values (a multiple of 32 for `Q8`).
+    /// Bytes of one key or value vector of `head_dim` values (a multiple of 32 for `Q8` and `Q4`).
     pub fn bytes(self, head_dim: usize) -> usize {
         match self {
             Self::F32 => 4 * head_dim,
             Self::F16 => 2 * head_dim,
             Self::Q8 => head_dim.div_ceil(32) * 34,
+            Self::Q4 => head_dim.div_ceil(32) * 20,
         }
+    }
+}
+
+/// How the keys and how the values of a strip are stored: both in f32, or neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Codecs {
+    /// Of keys.
+    pub k: Codec,
+    /// Of values.
+    pub v: Codec,
+}
+
+impl From<Codec> for Codecs {
+    fn from(both: Codec) -> Self {
+        Self { k: both, v: both }
+    }
+}
+
+impl fmt::Display for Codecs {
+    /// As a plan names them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.k.id())?;
+        if self.v == self.k { Ok(()) } else { write!(f, "(v={})", self.v.id()) }
     }
 }

@@ -5,7 +5,7 @@ mod dtype;
 mod error;
 
 pub use card::{Arg, Card, Kind, Shelf};
-pub use dtype::{Codec, Dtype};
+pub use dtype::{Codec, Codecs, Dtype};
 pub use error::{Error, Result};
 
 /// How the query heads that share a KV head become one: row by row, before rows are added up.

@@ -41,7 +41,10 @@ impl Memory for Batch<'_> {
         loop {
             let mut turns = Vec::new();
             for (part, next) in next.iter_mut().enumerate() {
-                for (head, room) in self.rooms(layer, part, next)?.into_iter().enumerate() {
+                self.retire(layer, part, next[0])?;
+                let mut rooms = self.rooms(layer, part, next)?;
+                self.keep_in_step(layer, part, next[0], &mut rooms);
+                for (head, room) in rooms.into_iter().enumerate() {
                     let rows = next[head]..self.parts[part].rows.end.min(next[head] + room);
                     if !rows.is_empty() {
                         next[head] = rows.end;
@@ -55,7 +58,7 @@ impl Memory for Batch<'_> {
                 return Ok(());
             }
             self.store(layer, &turns, k, v);
-            self.look(layer, &turns, q, out);
+            self.look(layer, &turns, q, out)?;
         }
     }
 }
@@ -94,6 +97,31 @@ impl Batch<'_> {
         Ok((0..next.len()).map(|h| free(kv, h)).collect())
     }
 
+    /// At the first row of a block, what no later row sees goes.
+    fn retire(&mut self, layer: usize, part: usize, next: usize) -> Result<()> {
+        let Part { kv, rows } = &mut self.parts[part];
+        let Some(blocks) = kv.views(layer).filter(|_| next < rows.end) else { return Ok(()) };
+        let pos = kv.next + (next - rows.start) as u32;
+        if kv.cold.is_some() {
+            return kv.spill(self.on.rope, layer, pos);
+        }
+        let block = if pos < kv.prompt { blocks.prompt } else { blocks.answer };
+        if pos.is_multiple_of(block) {
+            kv.retire(layer, pos);
+        }
+        Ok(())
+    }
+
+    /// Where a policy says what rows see, all strips of a layer take the same rows, at most to the end of a block.
+    fn keep_in_step(&self, layer: usize, part: usize, next: usize, rooms: &mut [usize]) {
+        let Part { kv, rows } = &self.parts[part];
+        let Some(blocks) = kv.views(layer) else { return };
+        let (pos, prompt) = (kv.next as usize + (next - rows.start), kv.prompt as usize);
+        let left = |block: u32| block as usize - pos % block as usize;
+        let most = if pos < prompt { left(blocks.prompt).min(prompt - pos) } else { left(blocks.answer) };
+        rooms.fill(rooms.iter().fold(most, |least, room| least.min(*room)));
+    }
+
     /// Stores the turns' rows in strips that have room for them.
     fn store(&mut self, layer: usize, turns: &[Turn], k: &[f32], v: &[f32]) {
         let mut pushes = Vec::with_capacity(turns.len());
@@ -109,7 +137,17 @@ impl Batch<'_> {
     }
 
     /// Attention of the turns' rows, and the mass that their policies ask for.
-    fn look(&mut self, layer: usize, turns: &[Turn], q: &[f32], out: &mut [f32]) {
+    fn look(&mut self, layer: usize, turns: &[Turn], q: &[f32], out: &mut [f32]) -> Result<()> {
+        let (views, turns): (Vec<&Turn>, Vec<&Turn>) =
+            turns.iter().partition(|t| self.parts[t.part].kv.views(layer).is_some());
+        for turns in views.chunk_by(|a, b| a.part == b.part) {
+            let first: Vec<usize> = turns.iter().map(|t| t.first).collect();
+            let (part, rows) = (turns[0].part, (turns[0].rows.clone(), &first[..]));
+            match self.parts[part].kv.cold {
+                Some(_) => self.look_back(layer, part, rows, q, out)?,
+                None => self.look_through(layer, part, rows, q, out)?,
+            }
+        }
         let (on, c) = (&self.on, self.config);
         let group = c.heads / c.kv_heads;
         let shape = Heads { heads: c.heads, group, scale: on.scale };
@@ -135,8 +173,21 @@ impl Batch<'_> {
             })
             .collect();
         attend(on.isa, on.pool, &runs, shape, q, out, Some(&mut self.lse));
+        for t in &turns {
+            let Some(side) = &self.parts[t.part].kv.layers[layer].heads[t.head].side else { continue };
+            for at in
+                t.rows.clone().flat_map(|row| (0..group).map(move |h| row * c.heads + t.head * group + h))
+            {
+                let of = at * c.head_dim..(at + 1) * c.head_dim;
+                self.lse[at] = side.attend(&q[of.clone()], on.scale, &mut out[of], self.lse[at]);
+            }
+        }
         if is_sliding {
-            return;
+            return Ok(());
+        }
+        for t in &turns {
+            let Part { kv, rows } = &mut self.parts[t.part];
+            kv.met.add(t.rows.len(), t.first, kv.next + (t.rows.start - rows.start) as u32);
         }
         let width = group * c.head_dim;
         for (p, part) in self.parts.iter_mut().enumerate() {
@@ -169,5 +220,6 @@ impl Batch<'_> {
                 record(on.isa, on.pool, &mut records, shape, q, &self.lse, rule);
             }
         }
+        Ok(())
     }
 }

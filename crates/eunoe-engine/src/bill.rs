@@ -2,14 +2,15 @@
 
 use serde::Serialize;
 
-/// The `memory` record of an answer. Sums are over [`Bill::heads`]; `seen = kept + evicted` holds for each.
+/// The `memory` record of an answer. Sums are over [`Bill::heads`]; `seen = kept + evicted + cold` holds for each.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bill {
     /// The plan as the user wrote it.
     pub plan_asked: String,
     /// The plan in effect: policy, allocator, codec and budget; sizes that it does not name derive from the budget.
     pub plan_used: String,
-    /// `full` (nothing is ever forgotten), `streaming` (evicts while reading) or `dense` (as published: reads the whole prompt, then trims).
+    /// `full` (nothing is ever forgotten), `streaming` (evicts while reading), `dense` (as published: reads the whole
+    /// prompt, then trims), `sparse` (keeps everything and reads a part) or `recall` (old slots wait in a cold tier).
     pub mode: &'static str,
     /// Hot KV bytes allowed; null without a budget.
     pub budget_bytes: Option<u64>,
@@ -19,7 +20,10 @@ pub struct Bill {
     pub live_bytes: u64,
     /// Bytes in the cold tier.
     pub cold_bytes: u64,
-    /// Policy data that is not KV memory (rings of queries), in bytes.
+    /// Bytes that came back from the cold tier so far, each time anew.
+    pub returned_bytes: u64,
+    /// Policy data that is not KV memory (rings of queries, keys of cold blocks, copies
+    /// of listed slots), in bytes.
     pub metadata_bytes: u64,
     /// Slots dropped at once when a strip is full.
     pub step: u32,
@@ -33,6 +37,11 @@ pub struct Bill {
     pub kept: u64,
     /// Slots evicted, summed likewise.
     pub evicted: u64,
+    /// Slots that wait in the cold tier, summed likewise.
+    pub cold: u64,
+    /// Share of the text so far that a row's query met, mean over rows, layers and heads that a policy acts on: 1 under
+    /// full memory.
+    pub attended: f64,
     /// Share of a strip's recorded attention mass that lay on the slots it evicted, mean over evictions; null where
     /// the method sees no attention, 0 where nothing was evicted.
     pub mass_evicted: Option<f64>,
@@ -53,6 +62,8 @@ pub struct HeadBill {
     pub kept: u64,
     /// Slots evicted (in a sliding layer: slots that left its window, which is no forgetting).
     pub evicted: u64,
+    /// Slots that wait in the cold tier.
+    pub cold: u64,
     /// Hot bytes now.
     pub bytes: u64,
     /// A layer that sees a window by its own design; not part of the sums over slots.

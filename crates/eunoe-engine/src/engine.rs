@@ -74,6 +74,11 @@ impl Session {
         true
     }
 
+    /// The next rows must be read as one pass: their policy recalls blocks for all of them at once.
+    fn whole_pass(&self) -> bool {
+        self.kv.needs().recall.is_some() && self.kv.next < self.length.prompt
+    }
+
     /// Most tokens that it can come to hold.
     pub fn longest(&self) -> u32 {
         self.length.longest
@@ -187,7 +192,8 @@ impl Engine {
             if !go_on(at) {
                 return Err(Error::Interrupted);
             }
-            let count = (tokens.len() - at).min(self.options.chunk.max(1)).min(most_rows(session).0);
+            let chunk = if session.whole_pass() { usize::MAX } else { self.options.chunk.max(1) };
+            let count = (tokens.len() - at).min(chunk).min(most_rows(session).0);
             let new = &tokens[at..at + count];
             at += count;
             let x = self.pass(&mut [(session, new)], &mut NoProbe, at == tokens.len())?;
@@ -263,9 +269,11 @@ impl Engine {
             }
             false => (what, count, most as u64, "read in smaller pieces"),
         };
-        if asked <= have {
+        let is_part = asked < have && what == PASS && session.whole_pass();
+        if asked <= have && !is_part {
             return Ok(());
         }
+        let hint = if is_part { "read the prompt in whole passes" } else { hint };
         Err(Error::Limit { what: what.into(), asked, have, hint: hint.into() })
     }
 
@@ -274,7 +282,9 @@ impl Engine {
         let d = self.config().d_model;
         let first = session.kv.next;
         session.kv.next += tokens.len() as u32;
-        let is_surprised = session.kv.needs().column == Column::Surprisal;
+        let needs = session.kv.needs();
+        let is_surprised =
+            needs.column == Column::Surprisal || needs.recall.is_some_and(|sizes| sizes.surprisal);
         if is_surprised {
             self.surprise(session, first, tokens, x);
         }
@@ -306,15 +316,24 @@ impl Engine {
         let before = self.model.logits(&x[..x.len() - d]);
         let rows = before.chunks_exact(vocab).zip(&tokens[1..]);
         surprisal.extend(rows.map(|(logits, token)| -log_prob(logits, *token)));
-        session.kv.set_surprisal(first, &surprisal);
+        match session.kv.needs().recall {
+            Some(_) => session.kv.surprised(&self.model.rope, first, &surprisal),
+            None => session.kv.set_surprisal(first, &surprisal),
+        }
     }
 }
+
+const PASS: &str = "rows at once under a policy that recalls blocks: as many, no fewer";
 
 /// Most rows that one pass may read of a sequence, and what they are. Surprisal is known only after a pass, so a policy
 /// that ranks by it reads no more rows than are protected anyway; the published mode trims where the prompt ends.
 fn most_rows(session: &Session) -> (usize, &'static str) {
     let needs = session.kv.needs();
     let left = session.length.prompt.saturating_sub(session.kv.next) as usize;
+    if let Some(sizes) = needs.recall {
+        let pass = (sizes.pass - session.kv.next % sizes.pass) as usize;
+        return (if left > 0 { left.min(pass) } else { 1 }, PASS);
+    }
     match (needs.column, needs.keep) {
         (Column::Surprisal, _) => {
             (needs.recent.max(1) as usize, "rows at once under a policy that ranks by surprisal")

@@ -1,12 +1,16 @@
 //! What a plan means for a model and a text: caps per strip, before any memory is taken.
 
-use eunoe_core::{Codec, Error, Result, Shape};
+use std::path::Path;
+
+use eunoe_core::{Codec, Codecs, Error, Result, Shape};
 use eunoe_kernels::strip::{SlotLayout, Strip};
 use eunoe_kv::caps::{Ask, Room, caps, dense};
-use eunoe_kv::{Budget, Claim, Column, Needs, Place, Plan, Policy, select};
+use eunoe_kv::{Budget, Claim, Column, Fate, Needs, Place, Plan, Policy, select};
 use eunoe_model::Config;
 
+use crate::cold::Cold;
 use crate::ring::Ring;
+use crate::side::Side;
 use crate::store::Head;
 
 /// Slots that a sliding layer drops at once when it is full.
@@ -26,16 +30,24 @@ pub struct Layout {
     pub(crate) policy: Box<dyn Policy>,
     pub(crate) needs: Needs,
     pub(crate) pooled: Option<f32>,
-    pub(crate) codec: Codec,
+    pub(crate) codec: Codecs,
     /// Per policy strip, layer-major.
     caps: Vec<u32>,
     keeps: Option<Vec<u32>>,
+    /// Tokens of the prompt.
+    pub(crate) prompt: u32,
+    longest: u32,
+    /// Every strip claims the whole text.
+    pub(crate) keeps_all: bool,
     /// Slots of a sliding strip.
     sliding_cap: u32,
     pub(crate) budget_bytes: Option<u64>,
     slot_bytes: u64,
     sliding_slot_bytes: u64,
+    /// Of the side slot that each strip has where evicted slots are folded.
+    side_bytes: u64,
     sliding_strips: u64,
+    kv_heads: u64,
 }
 
 impl Layout {
@@ -44,7 +56,7 @@ impl Layout {
     /// # Errors
     /// [`Error::Limit`], with both numbers and the way out, when the plan cannot hold the text.
     pub fn new(config: &Config, plan: &Plan, length: Length, codec: Codec) -> Result<Self> {
-        let codec = plan.codec.unwrap_or(codec);
+        let codec = plan.codec.unwrap_or(codec.into());
         let shape = policy_shape(config);
         let sliding_strips = (config.layers - shape.layers) * config.kv_heads;
         let sliding_cap =
@@ -56,13 +68,20 @@ impl Layout {
             Some(Budget::Percent(p)) => Some((full_bytes(config, length.prompt) as f64 * p / 100.0) as u64),
             _ => None,
         };
-        let room = |column| match (plan.budget, budget_bytes) {
+        // beside the strips that share the budget: sliding ones, side slots, and where what is far is gathered
+        let beside = |needs: &Needs| {
+            let sides = if needs.fate == Fate::Drop { 0 } else { Side::bytes_of(config.head_dim) };
+            let far = far_slots(needs, length.longest) * config.kv_heads as u64 * bytes(codec, false);
+            sliding(codec) + shape.strips() as u64 * sides + far
+        };
+        let room = |column, beside: u64| match (plan.budget, budget_bytes) {
             (Some(Budget::Slots(n)), _) => Ok(Room::Slots(n)),
-            (_, Some(b)) => match b.checked_sub(sliding(codec)) {
+            (_, Some(b)) => match b.checked_sub(beside) {
                 Some(bytes_left) => Ok(Room::Bytes { bytes: bytes_left, slot: bytes(codec, column) }),
                 None => Err(Error::Limit {
-                    what: "bytes of KV memory for the sliding-window layers".into(),
-                    asked: sliding(codec),
+                    what: "bytes of KV memory for what is held beside the strips that share the budget"
+                        .into(),
+                    asked: beside,
                     have: b,
                     hint: "a larger budget, or a smaller codec such as `q8`".into(),
                 }),
@@ -70,14 +89,15 @@ impl Layout {
             _ => Ok(Room::Slots(length.longest)),
         };
         // whether slots carry a column is the policy's to say, and its sizes derive from the slots there are
-        let draft = plan.make_policy(room(true)?.mean(shape.strips()))?;
-        let column = matches!(draft.needs().column, Column::Running { .. } | Column::Surprisal);
-        let room = room(column)?;
-        let policy = plan.make_policy(room.mean(shape.strips()).min(length.longest.max(8)))?;
+        let draft = plan.make_policy(room(true, sliding(codec))?.mean(shape.strips()))?.needs();
+        let column = matches!(draft.column, Column::Running { .. } | Column::Surprisal);
+        let room = room(column, beside(&draft))?;
+        let mut policy = plan.make_policy(room.mean(shape.strips()).min(length.longest.max(8)))?;
+        policy.bind(&shape, plan.profile.as_deref())?;
         let needs = policy.needs();
         let allocator = plan.make_allocator()?;
         let strips = || (0..shape.layers).flat_map(|l| (0..shape.kv_heads).map(move |h| (l, h)));
-        let claims: Vec<Claim> = strips().map(|(l, h)| policy.claim(l, h)).collect();
+        let claims: Vec<Claim> = strips().map(|(l, h)| policy.claim(l, h, length.longest)).collect();
         let ask = Ask {
             needs: &needs,
             claims: &claims,
@@ -99,11 +119,16 @@ impl Layout {
             codec,
             caps,
             keeps,
+            prompt: length.prompt,
+            longest: length.longest,
+            keeps_all: claims.iter().all(|claim| *claim == Claim::Whole),
             sliding_cap,
             budget_bytes,
             slot_bytes: bytes(codec, column),
             sliding_slot_bytes: bytes(codec, false),
+            side_bytes: if needs.fate == Fate::Drop { 0 } else { Side::bytes_of(config.head_dim) },
             sliding_strips: sliding_strips as u64,
+            kv_heads: config.kv_heads as u64,
         };
         layout.check_positions(config, length)?;
         Ok(layout)
@@ -113,6 +138,10 @@ impl Layout {
     fn check_positions(&self, config: &Config, length: Length) -> Result<()> {
         let context = config.context as u64;
         let (asked, hint) = match self.needs.place {
+            Place::Own if self.needs.recall.is_some_and(|sizes| !sizes.own) => (
+                u64::from(self.needs.recall.map_or(0, |sizes| sizes.local).min(length.longest)),
+                "what is near must lie within it: a smaller `local=`",
+            ),
             Place::Own => (
                 u64::from(length.longest),
                 "shorten the text, or use a plan with rank positions, e.g. `streaming_llm @ 1024tok` or \
@@ -142,15 +171,65 @@ impl Layout {
         all - layer.iter().skip(1).map(|c| u64::from(select::floor_slots(*c, floor))).sum::<u64>()
     }
 
+    /// Bytes that can come to wait in the cold tier, and whether they wait on disk.
+    pub fn cold_bytes(&self) -> (u64, bool) {
+        let Some(sizes) = self.needs.recall else { return (0, false) };
+        let slots = u64::from(self.longest.saturating_sub(sizes.local.saturating_add(self.needs.sinks)));
+        (slots * self.caps.len() as u64 * self.sliding_slot_bytes, sizes.disk)
+    }
+
+    /// The cold tier of a sequence, where its policy has one.
+    pub(crate) fn cold(&self, config: &Config, folder: &Path) -> Result<Option<Cold>> {
+        let (asked, _) = self.cold_bytes();
+        let Some(sizes) = self.needs.recall else { return Ok(None) };
+        if let Some(have) = sizes.cold.filter(|have| *have < asked) {
+            return Err(Error::Limit {
+                what: "bytes of the cold tier".into(),
+                asked,
+                have,
+                hint: "a larger `cold=`, a smaller codec such as `q8`, or a shorter text".into(),
+            });
+        }
+        let slot = SlotLayout { codec: self.codec, head_dim: config.head_dim, column: false };
+        let layers = policy_shape(config).layers;
+        Cold::new(sizes, far_slots(&self.needs, self.longest) as u32, layers, config.kv_heads, slot, folder)
+            .map(Some)
+    }
+
     /// Most hot bytes that the sequence can come to take.
     pub fn most_bytes(&self) -> u64 {
         let slots: u64 = self.caps.iter().map(|c| u64::from(*c)).sum();
-        slots * self.slot_bytes + self.sliding_strips * u64::from(self.sliding_cap) * self.sliding_slot_bytes
+        let sides = self.caps.len() as u64 * self.side_bytes;
+        let far = far_slots(&self.needs, self.longest) * self.kv_heads * self.sliding_slot_bytes;
+        far + sides
+            + slots * self.slot_bytes
+            + self.sliding_strips * u64::from(self.sliding_cap) * self.sliding_slot_bytes
+    }
+
+    /// Slots that a row at the end of the text reads, mean over the strips that a policy acts on.
+    pub fn attended(&self) -> f64 {
+        let stored = self.caps.iter().map(|c| f64::from(*c)).sum::<f64>() / self.caps.len().max(1) as f64;
+        self.policy.attended(self.longest).map_or(stored, |slots| slots.min(stored))
+    }
+
+    /// Bytes of so many slots in each strip that a policy acts on, and of the sliding ones.
+    pub fn bytes_of(&self, slots: f64) -> u64 {
+        let (strips, slot) = (self.caps.len() as f64, self.slot_bytes as f64);
+        (strips * slots * slot) as u64
+            + self.sliding_strips * u64::from(self.sliding_cap) * self.sliding_slot_bytes
     }
 
     /// Slots of the smallest and the largest strip that a policy acts on.
     pub fn slots(&self) -> (u32, u32) {
         (self.caps.iter().copied().min().unwrap_or(0), self.caps.iter().copied().max().unwrap_or(0))
+    }
+}
+
+/// Slots per KV head in which what is far is gathered, one layer after the other.
+fn far_slots(needs: &Needs, longest: u32) -> u64 {
+    match needs.recall {
+        Some(sizes) if longest > sizes.local => sizes.far(needs.sinks).into(),
+        _ => 0,
     }
 }
 
@@ -162,7 +241,8 @@ pub fn policy_shape(config: &Config) -> Shape {
 
 /// Bytes that `tokens` take under `full` with the f16 codec.
 pub fn full_bytes(config: &Config, tokens: u32) -> u64 {
-    let slot = SlotLayout { codec: Codec::F16, head_dim: config.head_dim, column: false }.bytes() as u64;
+    let slot =
+        SlotLayout { codec: Codec::F16.into(), head_dim: config.head_dim, column: false }.bytes() as u64;
     let window = config.sliding.map_or(0, |s| (s.window as u32).saturating_add(SLIDE)).min(tokens);
     let global = policy_shape(config).strips() as u64;
     let sliding = (config.layers * config.kv_heads) as u64 - global;
@@ -192,6 +272,10 @@ impl Layout {
             _ => None,
         };
         let keep = policy_layer.and_then(|l| self.keeps.as_ref().map(|k| k[at(l)]));
-        Ok(Head::new(Strip::new(layout, most as usize)?, cap, keep, ring))
+        let side = match self.needs.fate {
+            Fate::Merge { weighted } if policy_layer.is_some() => Some(Side::new(config.head_dim, weighted)),
+            _ => None,
+        };
+        Ok(Head::new(Strip::new(layout, most as usize)?, cap, keep, ring, side))
     }
 }

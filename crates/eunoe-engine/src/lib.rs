@@ -3,14 +3,19 @@
 mod batch;
 mod bench;
 mod bill;
+mod cold;
 mod engine;
 mod generate;
 mod layout;
 mod ledger;
+pub mod probes;
+mod recall;
 mod ring;
 mod sample;
 mod score;
+mod side;
 mod store;
+mod view;
 
 pub use bench::{Bench, Event, Hear, Limits, Point, Row};
 pub use bill::{Bill, HeadBill};
@@ -22,3 +27,8 @@ pub use ledger::Ledger;
 pub use sample::{Sampler, Sampling, top_log_probs};
 pub use score::{Scores, Windows};
 pub use store::Kv;
+
+/// The cards of everything on the shelves that the engine has: policies, allocators, codecs and probes.
+pub fn methods() -> Vec<eunoe_core::Card> {
+    eunoe_kv::methods().into_iter().chain(probes::LIST.iter().map(|card| **card)).collect()
+}

@@ -1,16 +1,18 @@
 //! The KV memory of one sequence: a strip per layer and KV head, caps that are never passed, eviction by policy.
 
 use crate::bill::{Bill, HeadBill};
+use crate::cold::Cold;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::ring::Ring;
+use crate::side::Side;
 use eunoe_core::Result;
 use eunoe_kernels::attend::{LastRows, last_rows};
 use eunoe_kernels::rope::Rope;
 use eunoe_kernels::strip::Strip;
 use eunoe_kernels::{Isa, Pool};
 use eunoe_kv::select::{self, Pooled};
-use eunoe_kv::{Claim, Column, Needs, Place, Plan, Policy};
+use eunoe_kv::{Blocks, Column, Needs, Place, Plan, Policy};
 use eunoe_model::Config;
 
 /// One strip and its account.
@@ -20,13 +22,26 @@ pub(crate) struct Head {
     /// What the strip is trimmed to when the prompt ends (`prefill=dense`).
     keep: Option<u32>,
     pub(crate) ring: Option<Ring>,
+    /// Where evicted slots are folded.
+    pub(crate) side: Option<Side>,
     seen: u64,
     evicted: u64,
 }
 
 impl Head {
-    pub(crate) fn new(strip: Strip, cap: u32, keep: Option<u32>, ring: Option<Ring>) -> Self {
-        Self { strip, cap, keep, ring, seen: 0, evicted: 0 }
+    pub(crate) fn new(
+        strip: Strip,
+        cap: u32,
+        keep: Option<u32>,
+        ring: Option<Ring>,
+        side: Option<Side>,
+    ) -> Self {
+        Self { strip, cap, keep, ring, side, seen: 0, evicted: 0 }
+    }
+
+    /// Hot bytes now.
+    fn bytes(&self) -> u64 {
+        self.strip.bytes() as u64 + self.side.as_ref().map_or(0, Side::bytes)
     }
 }
 
@@ -42,19 +57,47 @@ pub struct Kv {
     pub(crate) layers: Vec<LayerKv>,
     pub(crate) needs: Needs,
     pub(crate) window: Option<u32>,
-    policy: Box<dyn Policy>,
+    pub(crate) policy: Box<dyn Policy>,
+    /// Tokens of the prompt.
+    pub(crate) prompt: u32,
+    /// Slots that a policy listed, side by side: one strip per head, used by one layer after the other.
+    pub(crate) listed: Vec<Strip>,
+    /// Where old slots wait that may come back.
+    pub(crate) cold: Option<Cold>,
     /// `Some(floor)`: the strips of a layer share one cap.
     pub(crate) pooled: Option<f32>,
     pub(crate) ledger: Ledger,
     plan_asked: String,
     plan_used: String,
     budget_bytes: Option<u64>,
-    is_full: bool,
+    mode: &'static str,
     /// Evictions that saw mass, and the sum of the shares they dropped.
     dropped: (u64, f64),
+    /// Keys that rows met, and those that they would have met under full memory.
+    pub(crate) met: Met,
     /// Positions given out so far.
     pub(crate) next: u32,
     scratch: Scratch,
+}
+
+/// Keys that rows met.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Met {
+    keys: u64,
+    all: u64,
+}
+
+impl Met {
+    /// Rows from position `pos` on, of which the first meets `first` keys and itself, and each one more.
+    pub(crate) fn add(&mut self, rows: usize, first: usize, pos: u32) {
+        let (n, own) = (rows as u64, rows as u64 * (rows as u64 + 1) / 2);
+        self.keys += n * first as u64 + own;
+        self.all += n * u64::from(pos) + own;
+    }
+
+    fn share(self) -> f64 {
+        if self.all == 0 { 1.0 } else { self.keys as f64 / self.all as f64 }
+    }
 }
 
 #[derive(Default)]
@@ -82,23 +125,37 @@ impl Kv {
                 (0..config.kv_heads).map(|h| layout.head(config, policy_layer, h)).collect::<Result<_>>()?;
             layers.push(LayerKv { heads, policy_layer });
         }
-        let is_full = layout.needs.keep.is_none()
-            && (0..policy_layers)
-                .all(|l| (0..config.kv_heads).all(|h| layout.policy.claim(l, h) == Claim::Whole));
+        let mode = match layout.needs {
+            Needs { keep: Some(_), .. } => "dense",
+            Needs { recall: Some(_), .. } => "recall",
+            Needs { view: None, .. } if layout.keeps_all => "full",
+            _ if layout.keeps_all => "sparse",
+            _ => "streaming",
+        };
         let plan_used = Plan { codec: Some(layout.codec), ..plan.clone() }.to_string();
         let most = layout.most_bytes();
+        let cold = layout.cold(config, &std::env::temp_dir())?;
+        let mut ledger = Ledger::new(layout.budget_bytes.map_or(most, |b| b.min(most)));
+        ledger.take(cold.as_ref().map_or(0, Cold::far_bytes))?;
+        ledger.take(
+            layers.iter().flat_map(|l| &l.heads).filter_map(|h| h.side.as_ref()).map(Side::bytes).sum(),
+        )?;
         Ok(Self {
             layers,
             needs: layout.needs,
             window: config.sliding.map(|s| s.window as u32),
             policy: layout.policy,
+            prompt: layout.prompt,
+            listed: Vec::new(),
+            cold,
             pooled: layout.pooled,
-            ledger: Ledger::new(layout.budget_bytes.map_or(most, |b| b.min(most))),
+            ledger,
             plan_asked: plan.text.clone(),
             plan_used,
             budget_bytes: layout.budget_bytes.or(plan.budget.map(|_| most)),
-            is_full,
+            mode,
             dropped: (0, 0.0),
+            met: Met::default(),
             next: 0,
             scratch: Scratch::default(),
         })
@@ -119,6 +176,26 @@ impl Kv {
         self.ledger
     }
 
+    /// Drops what no row of a layer from `next` on sees.
+    pub(crate) fn retire(&mut self, layer: usize, next: u32) {
+        let policy_layer = self.layers[layer].policy_layer.unwrap_or(0);
+        for (h, head) in self.layers[layer].heads.iter_mut().enumerate() {
+            let gone = self.policy.retire(policy_layer, h, next);
+            let slots = (0..head.strip.len() as u32).filter(|s| gone.contains(&head.strip.pos(*s as usize)));
+            self.scratch.list.clear();
+            if !gone.is_empty() {
+                self.scratch.list.extend(slots);
+            }
+            drop_slots(head, &mut self.ledger, &self.scratch.list);
+        }
+    }
+
+    /// Rows of a block for which the policy says what they see in this layer.
+    pub(crate) fn views(&self, layer: usize) -> Option<Blocks> {
+        let recall = self.needs.recall.map(|sizes| Blocks { prompt: sizes.pass, answer: 1 });
+        self.needs.view.or(recall).filter(|_| self.layers[layer].policy_layer.is_some())
+    }
+
     /// The strip of a layer and KV head.
     ///
     /// # Panics
@@ -137,7 +214,8 @@ impl Kv {
 
     /// Drops the rows from position `to` on; `false` where what stays would not be what it was.
     pub(crate) fn rewind(&mut self, to: u32) -> bool {
-        let unmarked = self.needs.column == Column::None && self.needs.keep.is_none();
+        let unmarked =
+            self.needs.column == Column::None && self.needs.keep.is_none() && self.needs.view.is_none();
         let mut heads = self.layers.iter().flat_map(|l| &l.heads);
         if !unmarked || to > self.next || heads.any(|h| h.evicted > 0) {
             return false;
@@ -155,7 +233,7 @@ impl Kv {
 
     /// Whether the plan never forgets anything.
     pub(crate) fn is_full(&self) -> bool {
-        self.is_full
+        self.mode == "full"
     }
 
     /// Drops slots that position `next` and later ones do not see.
@@ -256,14 +334,16 @@ impl Kv {
     pub fn bill(&self) -> Bill {
         let mut heads = Vec::new();
         for (layer, l) in self.layers.iter().enumerate() {
+            let cold = self.cold.as_ref().zip(l.policy_layer).map_or(0, |(cold, layer)| cold.slots(layer));
             for (kv_head, h) in l.heads.iter().enumerate() {
                 heads.push(HeadBill {
                     layer,
                     kv_head,
                     seen: h.seen,
                     kept: h.strip.len() as u64,
-                    evicted: h.evicted,
-                    bytes: h.strip.bytes() as u64,
+                    evicted: h.evicted - cold,
+                    cold,
+                    bytes: h.bytes(),
                     sliding: l.policy_layer.is_none(),
                 });
             }
@@ -274,24 +354,23 @@ impl Kv {
         Bill {
             plan_asked: self.plan_asked.clone(),
             plan_used: self.plan_used.clone(),
-            mode: if self.is_full {
-                "full"
-            } else if self.needs.keep.is_some() {
-                "dense"
-            } else {
-                "streaming"
-            },
+            mode: self.mode,
             budget_bytes: self.budget_bytes,
             peak_bytes: self.ledger.peak,
             live_bytes: self.ledger.live,
-            cold_bytes: 0,
-            metadata_bytes: rings.map(|r| r.bytes() as u64).sum(),
+            cold_bytes: self.cold.as_ref().map_or(0, |cold| cold.bytes),
+            returned_bytes: self.cold.as_ref().map_or(0, |cold| cold.returned),
+            metadata_bytes: rings.map(|r| r.bytes() as u64).sum::<u64>()
+                + self.listed.iter().map(|listed| listed.bytes() as u64).sum::<u64>()
+                + self.cold.as_ref().map_or(0, Cold::key_bytes),
             step: self.needs.step,
             sinks: self.needs.sinks,
             recent: self.needs.recent,
             seen: sum(|h| h.seen),
             kept: sum(|h| h.kept),
             evicted: sum(|h| h.evicted),
+            cold: sum(|h| h.cold),
+            attended: self.met.share(),
             mass_evicted: sees_mass.then(|| self.dropped.1 / self.dropped.0.max(1) as f64),
             heads,
         }
@@ -343,7 +422,10 @@ impl Kv {
     }
 }
 
-fn drop_slots(head: &mut Head, ledger: &mut Ledger, list: &[u32]) {
+pub(crate) fn drop_slots(head: &mut Head, ledger: &mut Ledger, list: &[u32]) {
+    if let Some(side) = &mut head.side {
+        side.fold(&head.strip, list);
+    }
     head.strip.evict(list);
     head.evicted += list.len() as u64;
     ledger.give((list.len() * head.strip.layout().bytes()) as u64);

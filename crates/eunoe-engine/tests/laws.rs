@@ -5,7 +5,7 @@ mod toy;
 
 use eunoe_engine::{Length, full_bytes};
 use eunoe_model::probe::NoProbe;
-use toy::{LLAMA, Toy, bits, kept, plan, plans, read, text};
+use toy::{LLAMA, Toy, bits, kept, plan, plans, read, shared, text};
 
 const SLOTS: usize = 32;
 const GEMMA: Toy = Toy { arch: "gemma3", layers: 7, heads: 4, kv_heads: 1, context: 4096 };
@@ -61,9 +61,9 @@ fn a_budget_that_holds_the_text_is_full_memory_bit_for_bit() {
         let (engine, tokens) = (toy.open(2, 64), text(150));
         for codec in ["f16", "f32", "q8"] {
             let full = read(&engine, &format!("full | {codec}"), &tokens);
-            for entry in eunoe_kv::policies::LIST.iter() {
+            for id in shared().into_iter().chain(["full"]) {
                 for allocator in ["uniform", "pyramid", "ada"] {
-                    let plan = format!("{} | {allocator} | {codec} @ 4096tok", entry.card.id);
+                    let plan = format!("{id} | {allocator} | {codec} @ 4096tok");
                     if eunoe_kv::Plan::parse(&plan).is_err() {
                         continue; // an allocator that could change nothing under this policy
                     }

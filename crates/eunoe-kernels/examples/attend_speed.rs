@@ -45,7 +45,7 @@ struct Layers {
 
 impl Layers {
     fn new(shape: Shape, codec: Codec, layers: usize, slots: usize) -> Self {
-        let layout = SlotLayout { codec, head_dim: shape.head_dim, column: false };
+        let layout = SlotLayout { codec: codec.into(), head_dim: shape.head_dim, column: false };
         let x = |i: usize, j: usize| ((i * 31 + j * 17) % 97) as f32 / 48.5 - 1.0;
         let fill = |_| {
             let mut strip = Strip::new(layout, slots).expect("address space");

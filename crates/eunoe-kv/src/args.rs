@@ -4,6 +4,8 @@ use std::fmt;
 
 use eunoe_core::{Card, Kind};
 
+use crate::Budget;
+
 /// What a piece of a plan says, or why it cannot be; [`crate::Plan`] adds where.
 pub(crate) type Reading<T> = Result<T, String>;
 
@@ -14,6 +16,8 @@ pub enum Value {
     Int(u32),
     /// Of [`Kind::Float`].
     Float(f32),
+    /// Of [`Kind::Bytes`].
+    Bytes(u64),
     /// Of [`Kind::Choice`].
     Word(&'static str),
 }
@@ -40,6 +44,10 @@ impl Value {
                     _ => Err(format!("expected a number from {min} to {max}, got `{text}`")),
                 }
             }
+            Kind::Bytes => match Budget::read(text) {
+                Ok(Budget::Bytes(bytes)) => Ok(Self::Bytes(bytes)),
+                _ => Err(format!("expected bytes such as `512MiB`, got `{text}`")),
+            },
             Kind::Choice(words) => match words.iter().find(|w| **w == text) {
                 Some(word) => Ok(Self::Word(word)),
                 None => Err(format!("expected {}, got `{text}`{}", words.join(" or "), meant(text, words))),
@@ -53,6 +61,7 @@ impl fmt::Display for Value {
         match self {
             Self::Int(value) => write!(f, "{value}"),
             Self::Float(value) => write!(f, "{value}"),
+            Self::Bytes(bytes) => write!(f, "{}", Budget::Bytes(*bytes)),
             Self::Word(word) => f.write_str(word),
         }
     }
@@ -141,6 +150,19 @@ impl Args {
     /// A whole number if the plan named it.
     pub fn given_int(&self, name: &str) -> Option<u32> {
         self.given(name).map(|_| self.int(name))
+    }
+
+    /// Bytes if the plan named them.
+    pub fn given_bytes(&self, name: &str) -> Option<u64> {
+        match self.given(name)? {
+            Value::Bytes(bytes) => Some(bytes),
+            other => panic!("`{name}` of `{}` is `{other}`, not bytes", self.card.id),
+        }
+    }
+
+    /// A word if the plan named it.
+    pub fn given_word(&self, name: &str) -> Option<&'static str> {
+        self.given(name).map(|_| self.word(name))
     }
 
     /// A number, by default the card's.

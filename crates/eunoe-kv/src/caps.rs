@@ -57,7 +57,8 @@ impl Room {
     }
 }
 
-/// The cap of each strip, layer-major. A strip that claims everything gets `longest`. Every other first gets the least
+/// The cap of each strip, layer-major. A strip that claims everything gets `longest`, one that claims a number gets it
+/// (at most `longest`). Every other first gets the least
 /// with which it can evict, `sinks + recent + step` (and `step` above its floor), then its share of the rest by
 /// weight, at most `longest` in all; what it cannot use goes to the others by weight.
 ///
@@ -71,10 +72,17 @@ pub fn caps(ask: &Ask<'_>, room: Room) -> Result<Vec<u32>> {
     }
     let longest = u64::from(ask.longest);
     let sharing: Vec<usize> = (0..strips).filter(|&i| ask.claims[i] == Claim::Share).collect();
-    let whole = (strips - sharing.len()) as u64 * longest;
+    let fixed: Vec<u64> = ask.claims.iter().map(|claim| claimed(*claim, longest)).collect();
+    let whole: u64 = fixed.iter().sum();
     let total = room.slots(strips);
+    if let Some(few) = ask.claims.iter().find_map(|claim| too_few(ask.needs, *claim)) {
+        return Err(few);
+    }
     if whole > total {
-        let what = format!("strips that keep all of {longest} tokens");
+        let what = match ask.claims.iter().any(|claim| matches!(claim, Claim::Fixed(_))) {
+            true => format!("strips that keep all of {longest} tokens, and those of a fixed size"),
+            false => format!("strips that keep all of {longest} tokens"),
+        };
         let hint = "`eunoe plan` shows what fits: a shorter text, a smaller codec such as `q8`, a policy that \
                     forgets, or a larger budget";
         return Err(room.refuse(&what, whole, strips, hint));
@@ -89,11 +97,26 @@ pub fn caps(ask: &Ask<'_>, room: Room) -> Result<Vec<u32>> {
         return Err(room.refuse(&what, whole + base, strips, hint));
     }
     let shares = fill(&fixed_point(ask.weights, &sharing)?, total - whole - base, longest - least);
-    let mut caps = vec![ask.longest; strips];
+    let mut caps: Vec<u32> = fixed.iter().map(|slots| *slots as u32).collect();
     for (i, share) in sharing.into_iter().zip(shares) {
         caps[i] = (least + share) as u32;
     }
     Ok(caps)
+}
+
+/// Slots that a claim names; 0 for a share.
+fn claimed(claim: Claim, longest: u64) -> u64 {
+    match claim {
+        Claim::Share => 0,
+        Claim::Fixed(slots) => u64::from(slots).min(longest),
+        Claim::Whole => longest,
+    }
+}
+
+/// The error of a claim with which a strip could not evict.
+fn too_few(needs: &Needs, claim: Claim) -> Option<Error> {
+    let Claim::Fixed(slots) = claim else { return None };
+    select::check_room(needs, slots).err()
 }
 
 /// The fewest slots with which a strip can evict and keep its floor: `cap - floor * cap >= step`.

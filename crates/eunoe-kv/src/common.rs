@@ -2,12 +2,16 @@
 
 use eunoe_core::{Arg, Error, Kind, Result};
 
+use crate::recall::Sizes;
 use crate::{Args, Column, Fold, Needs, Place, select};
 
 /// A number of slots or rows, zero allowed.
 pub(crate) const SIZE: Kind = Kind::Int { min: 0, max: 1 << 24 };
 /// A number of slots or rows.
 pub(crate) const COUNT: Kind = Kind::Int { min: 1, max: 1 << 24 };
+
+/// A share of something.
+pub(crate) const SHARE: Kind = Kind::Float { min: 0.0, max: 1.0 };
 
 /// An argument of a card.
 pub(crate) const fn arg(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Arg {
@@ -53,6 +57,73 @@ pub(crate) const fn sinks(default: &'static str) -> Arg {
 /// The newest tokens, protected.
 pub(crate) const fn recent(default: &'static str) -> Arg {
     arg("recent", COUNT, default, "newest tokens that are never evicted")
+}
+
+/// Newest slots of a policy that recalls blocks; this and the following are read with [`recall`].
+pub(crate) const LOCAL: Arg =
+    arg("local", COUNT, "1024", "newest tokens that a row sees at their own positions");
+/// Slots that come back.
+pub(crate) const MEMORY: Arg =
+    arg("memory", COUNT, "1024", "most slots that come back from the cold tier at once");
+/// Slots of a block.
+pub(crate) const BLOCK: Arg = arg("block", Kind::Int { min: 1, max: 1 << 16 }, "128", "tokens of a block");
+/// Slots that stand for a block.
+pub(crate) const KEYS: Arg =
+    arg("keys", COUNT, "4", "slots of a block, those looked at most, whose mean key is searched for");
+/// Rows read at once.
+pub(crate) const PASS: Arg = arg(
+    "pass",
+    COUNT,
+    "512",
+    "tokens of the prompt that are read at once, for which blocks come back together",
+);
+/// Where far slots seem to be.
+pub(crate) const FAR: Arg = arg(
+    "far",
+    Kind::Choice(&["fixed", "own"]),
+    "fixed",
+    "positions of what lies beyond `local`: all at its border, or each token's own",
+);
+/// The cap of the cold tier.
+pub(crate) const COLD: Arg =
+    arg("cold", Kind::Bytes, "none", "bytes that the cold tier may take; more is refused");
+/// Where the cold tier is.
+pub(crate) const TIER: Arg = arg(
+    "tier",
+    Kind::Choice(&["memory", "disk"]),
+    "memory",
+    "where blocks wait; on disk in a file without a name in the system's temporary folder",
+);
+
+/// Sinks, and the sizes of a policy that recalls blocks.
+///
+/// # Errors
+/// Sizes that contradict each other.
+pub(crate) fn recall(args: &Args) -> Result<(u32, Sizes)> {
+    let sizes = Sizes {
+        local: args.int("local"),
+        slots: args.int("memory"),
+        block: args.int("block"),
+        pass: args.int("pass"),
+        keys: args.int("keys"),
+        own: args.word("far") == "own",
+        surprisal: false,
+        cold: args.given_bytes("cold"),
+        disk: args.word("tier") == "disk",
+    };
+    let Sizes { local, slots, block, pass, keys, .. } = sizes;
+    if pass > local {
+        return Err(Error::Invalid(format!(
+            "`pass={pass}` rows see each other and `local={local}` tokens: at most so many"
+        )));
+    }
+    if slots < block {
+        return Err(Error::Invalid(format!("`memory={slots}` holds no block of {block}")));
+    }
+    if keys > block {
+        return Err(Error::Invalid(format!("`keys={keys}` are more than a block of {block} has")));
+    }
+    Ok((args.int("sinks"), sizes))
 }
 
 /// [`STEP`]: by default a sixteenth of the strip, which costs one more attention run per sixteenth.
@@ -108,5 +179,6 @@ pub(crate) fn accumulated(args: &Args, slots: u32, decay: f32, recent: fn(u32) -
         step: step(args, slots),
         keep,
         evicts_in_decode,
+        ..Needs::PLAIN
     })
 }

@@ -12,18 +12,24 @@ pub mod codecs;
 mod common;
 mod plan;
 pub mod policies;
+mod profile;
+pub mod recall;
 pub mod select;
 #[cfg(test)]
 mod sim;
+mod view;
 
 pub use allocators::AllocatorEntry;
 pub use args::{Args, Value};
 pub use budget::Budget;
 pub use plan::Plan;
 pub use policies::PolicyEntry;
+pub use profile::Profile;
+pub use view::{Dots, Keys, Look, Store, View};
 
 pub use eunoe_core::Fold;
-use eunoe_core::{Card, Shape};
+use eunoe_core::{Card, Result, Shape};
+use std::ops::Range;
 
 /// A slot's name is its absolute token position: stable under eviction. Slot order is position order.
 pub type Pos = u32;
@@ -61,8 +67,23 @@ pub enum Place {
 pub enum Claim {
     /// A share of what is there, and eviction when it is full.
     Share,
+    /// So many slots (the text's length if that is less), and eviction when they are full.
+    Fixed(u32),
     /// Room for the whole text; never evicts.
     Whole,
+}
+
+/// What becomes of a slot that is evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is gone.
+    Drop,
+    /// It is folded into the strip's side slot: the mean key and the mean value of all that were folded, in f32, which
+    /// every row sees as one more key; with `weighted` its score counts ln(how many) more.
+    Merge {
+        /// Whether the side slot weighs as many tokens as were folded.
+        weighted: bool,
+    },
 }
 
 /// What a policy needs, constant after it was made; the engine maintains, charges, enforces and prints it.
@@ -85,6 +106,43 @@ pub struct Needs {
     /// With `keep`: whether eviction goes on after the prompt (at `keep` slots) or memory grows with the answer.
     /// Not read without `keep`.
     pub evicts_in_decode: bool,
+    /// What becomes of evicted slots.
+    pub fate: Fate,
+    /// `Some`: the policy says what rows see ([`Policy::view`]).
+    pub view: Option<Blocks>,
+    /// [`Policy::bind`] needs a profile.
+    pub profile: bool,
+    /// `Some`: old slots wait in a cold tier ([`Policy::recall`]).
+    pub recall: Option<recall::Sizes>,
+}
+
+/// Rows for which a policy says at once what they see: at most to the next position that is a multiple of these. Rows
+/// that come one by one are asked for one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Within the prompt.
+    pub prompt: u32,
+    /// After it.
+    pub answer: u32,
+}
+
+impl Needs {
+    /// Everything live is seen, forgotten slots are gone, and positions are the text's: what most policies change
+    /// little of.
+    pub const PLAIN: Self = Self {
+        column: Column::None,
+        fold: Fold::Sum,
+        place: Place::Own,
+        sinks: 0,
+        recent: 1,
+        step: 1,
+        keep: None,
+        evicts_in_decode: true,
+        fate: Fate::Drop,
+        view: None,
+        profile: false,
+        recall: None,
+    };
 }
 
 /// One strip as a policy sees it: slots in position order, `column` as [`Needs::column`] asked (empty for `None`).
@@ -101,15 +159,48 @@ pub trait Policy: Send + Sync {
     /// Constant after construction.
     fn needs(&self) -> Needs;
 
-    /// What the strip of this layer and KV head asks of the budget.
-    fn claim(&self, layer: usize, kv_head: usize) -> Claim {
-        let _ = (layer, kv_head);
+    /// Learns the model's sizes and, with [`Needs::profile`], what its heads do, before anything else is asked.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](eunoe_core::Error::Invalid) where a profile is missing, [`Error::Shape`](eunoe_core::Error::Shape)
+    /// for that of another model.
+    fn bind(&mut self, shape: &Shape, profile: Option<&Profile>) -> Result<()> {
+        let _ = (shape, profile);
+        Ok(())
+    }
+
+    /// What the strip of this layer and KV head asks of the budget, for a text that can come to have `longest` tokens.
+    fn claim(&self, layer: usize, kv_head: usize, longest: u32) -> Claim {
+        let _ = (layer, kv_head, longest);
         Claim::Share
+    }
+
+    /// Slots that a row after `tokens` others reads on average, over all strips; `None`: all that are stored.
+    fn attended(&self, tokens: u32) -> Option<f64> {
+        let _ = tokens;
+        None
     }
 
     /// Scores every slot into `out` (one per slot): higher stays; of equals the lower position stays.
     /// Called only when a strip is full; `now` is the position of the newest stored row.
     fn score(&self, layer: usize, kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]);
+
+    /// With [`Needs::view`]: positions that no row from `next`, the first of a block, on ever sees; they are dropped.
+    fn retire(&self, layer: usize, kv_head: usize, next: Pos) -> Range<Pos> {
+        let _ = (layer, kv_head, next);
+        0..0
+    }
+
+    /// With [`Needs::recall`]: which blocks there are, and which come back.
+    fn recall(&mut self) -> Option<&mut dyn recall::Recall> {
+        None
+    }
+
+    /// With [`Needs::view`]: what rows see that have just been stored. `None`: everything live.
+    fn view(&mut self, look: &Look<'_>) -> Option<View> {
+        let _ = look;
+        None
+    }
 }
 
 /// Who gets how much of the budget.

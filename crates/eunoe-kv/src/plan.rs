@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use eunoe_core::{Card, Codec, Error, Result};
+use eunoe_core::{Card, Codecs, Error, Result};
 
 use crate::args::{Reading, meant};
-use crate::{Allocate, AllocatorEntry, Args, Budget, Claim, Column, Policy, PolicyEntry};
+use crate::{Allocate, AllocatorEntry, Args, Budget, Claim, Column, Policy, PolicyEntry, Profile};
 use crate::{allocators, codecs, policies, select};
 
 /// A plan as the user wrote it, every part known and every value in range. Prints in canonical form: arguments in the
@@ -22,11 +23,13 @@ pub struct Plan {
     /// Arguments of the allocator.
     pub alloc_args: Args,
     /// How keys and values are stored, if the plan says.
-    pub codec: Option<Codec>,
+    pub codec: Option<Codecs>,
     /// What stands after `@`.
     pub budget: Option<Budget>,
     /// The text that was read, without the space around it.
     pub text: String,
+    /// What the heads of the model do, for policies that need it; not part of the text.
+    pub profile: Option<Arc<Profile>>,
 }
 
 /// Plans are equal that mean the same, however they were written.
@@ -55,6 +58,7 @@ impl Plan {
             codec: None,
             budget: None,
             text: text.trim().into(),
+            profile: None,
         };
         parser.parts(&mut plan)?;
         let mut budget_column = head.column;
@@ -84,7 +88,7 @@ impl Plan {
             );
         }
         // Strips that keep everything need no room to evict; whether the text fits is seen when it is there.
-        if needs.keep.is_none() && policy.claim(0, 0) == Claim::Share {
+        if needs.keep.is_none() && policy.claim(0, 0, u32::MAX) == Claim::Share {
             select::check_room(&needs, slots).map_err(|error| parser.error(at, error))?;
         }
         self.check_allocator(policy.as_ref()).map_err(|why| parser.error(head, why))
@@ -94,10 +98,18 @@ impl Plan {
     fn check_allocator(&self, policy: &dyn Policy) -> std::result::Result<(), String> {
         let (id, allocator) = (self.policy.card.id, self.allocator.card.id);
         let uniform = allocators::LIST[0].card.id;
-        if allocator != uniform && policy.claim(0, 0) == Claim::Whole {
-            return Err(format!(
-                "`{allocator}` shares out what a policy may keep, and `{id}` keeps everything"
-            ));
+        match policy.claim(0, 0, u32::MAX) {
+            Claim::Whole if allocator != uniform => {
+                return Err(format!(
+                    "`{allocator}` shares out what a policy may keep, and `{id}` keeps everything"
+                ));
+            }
+            Claim::Fixed(_) if allocator != uniform => {
+                return Err(format!(
+                    "`{allocator}` shares out what a policy may keep, and `{id}` sizes its strips itself"
+                ));
+            }
+            _ => {}
         }
         let pools = self.make_allocator().map_err(|error| error.to_string())?.pooled().is_some();
         if pools && matches!(policy.needs().column, Column::None | Column::Surprisal) {
@@ -139,7 +151,7 @@ impl fmt::Display for Plan {
             write!(f, " | {}{}", self.allocator.card.id, self.alloc_args)?;
         }
         if let Some(codec) = self.codec {
-            write!(f, " | {}", codec.id())?;
+            write!(f, " | {codec}")?;
         }
         self.budget.map_or(Ok(()), |budget| write!(f, " @ {budget}"))
     }
@@ -253,8 +265,8 @@ impl<'a> Parser<'a> {
                     plan.alloc_args = self.args(&entry.card)?;
                 }
                 Part::Codec(entry) => {
-                    plan.codec = Some(entry.codec);
-                    self.args(&entry.card)?;
+                    let args = self.args(&entry.card)?;
+                    plan.codec = Some(Codecs { k: entry.codec, v: codecs::of_values(entry, &args) });
                 }
             }
         }

@@ -22,6 +22,8 @@ fn mode(mode: &str) -> &str {
         "full" => "forgets nothing",
         "streaming" => "forgets while reading",
         "dense" => "reads the whole prompt, then forgets",
+        "sparse" => "keeps everything and looks at a part",
+        "recall" => "lets old tokens wait outside, and some come back",
         other => other,
     }
 }
@@ -32,7 +34,9 @@ fn memory(bill: &Bill) -> String {
         line += &format!(", {} allowed", bytes(budget));
     }
     line += &format!("; {} at the end", bytes(bill.live_bytes));
-    for (name, size) in [("cold", bill.cold_bytes), ("policy data", bill.metadata_bytes)] {
+    let beside =
+        [("cold", bill.cold_bytes), ("came back", bill.returned_bytes), ("policy data", bill.metadata_bytes)];
+    for (name, size) in beside {
         if size > 0 {
             line += &format!("; {name} {}", bytes(size));
         }
@@ -67,6 +71,10 @@ fn forgotten(bill: &Bill) -> String {
 fn meaning(bill: &Bill) -> String {
     let rounded = if bill.plan_used.contains("| q8") { ", up to the rounding of q8" } else { "" };
     match bill.evicted {
+        0 if bill.attended < 1.0 => format!(
+            "nothing is lost, but each token met only {:.1} % of what came before it (mean)",
+            100.0 * bill.attended
+        ),
         0 => format!("the answer is that of full memory{rounded}"),
         _ => format!(
             "the answer was made without the {} that was forgotten; `--kv full` shows what it would have been with it",
@@ -86,6 +94,7 @@ mod tests {
             seen: 4000,
             kept,
             evicted: 4000 - kept,
+            cold: 0,
             bytes: 256 * kept,
             sliding: layer == 1,
         };
@@ -97,6 +106,7 @@ mod tests {
             peak_bytes: 1 << 20,
             live_bytes: 768 << 10,
             cold_bytes: 0,
+            returned_bytes: 0,
             metadata_bytes: 0,
             step: 64,
             sinks: 4,
@@ -104,6 +114,8 @@ mod tests {
             seen: 8000,
             kept: 3000,
             evicted: 5000,
+            cold: 0,
+            attended: 0.5,
             mass_evicted: Some(0.125),
             heads: vec![head(0, 0, 1000), head(0, 1, 2000), head(1, 0, 128)],
         }
@@ -125,8 +137,12 @@ meaning  the answer was made without the 62.5 % that was forgotten; `--kv full` 
     #[test]
     fn what_is_absent_is_not_printed() {
         let heads = vec![HeadBill { kept: 4000, evicted: 0, ..made_up().heads[0].clone() }];
-        let (seen, kept, evicted) = (4000, 4000, 0);
-        let bill = Bill { budget_bytes: None, seen, kept, evicted, mass_evicted: None, heads, ..made_up() };
+        let (seen, kept, evicted, attended) = (4000, 4000, 0, 1.0);
+        let mass_evicted = None;
+        let bill =
+            Bill { budget_bytes: None, seen, kept, evicted, mass_evicted, attended, heads, ..made_up() };
+        let sparse = render(&Bill { attended: 0.25, ..bill.clone() });
+        assert!(sparse.contains("each token met only 25.0 % of what came before it"), "{sparse}");
         let expected = "\
 plan     a2sf | f16 @ 1MiB (forgets while reading)
 memory   1.0 MiB at most; 768.0 KiB at the end

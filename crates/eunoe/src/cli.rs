@@ -60,6 +60,7 @@ enum Command {
     Tokenize(commands::tokenize::Args),
     Plan(commands::plan::Args),
     Bench(commands::bench::Args),
+    Probe(commands::probe::Args),
 }
 
 impl Cli {
@@ -86,6 +87,7 @@ impl Cli {
             Command::Tokenize(args) => commands::tokenize::run(&args, &ctx),
             Command::Plan(args) => commands::plan::run(&args, &ctx),
             Command::Bench(args) => commands::bench::run(&args, &ctx),
+            Command::Probe(args) => commands::probe::run(&args, &ctx),
         }
     }
 }

@@ -52,6 +52,11 @@ impl Home {
         self.root.join("downloads").join(name)
     }
 
+    /// What is known of the heads of the model file with this checksum.
+    pub fn profile(&self, sha256: &str) -> PathBuf {
+        self.root.join("profiles").join(format!("{sha256}.json"))
+    }
+
     /// Held by whoever pulls or removes a model; the file stays, the lock goes with its process.
     pub fn lock(&self, name: &str) -> PathBuf {
         self.root.join("downloads").join(format!("{name}.lock"))

@@ -16,6 +16,7 @@ pub mod models;
 mod nearest;
 pub mod open;
 pub mod out;
+mod profiles;
 mod progress;
 pub mod pull;
 pub mod talk;

@@ -46,7 +46,7 @@ pub fn choose(engine: &Engine, asked: Option<&Plan>, length: Length, memory: Opt
         Err(e) if asked.is_some() => Err(e),
         Err(e) => {
             let tokens = length.longest;
-            let plans = plan::rows(engine.config(), tokens, memory, allowed, codec)?;
+            let plans = plan::rows(engine.config(), tokens, memory, allowed, codec, None)?;
             let names: Vec<String> =
                 plans.iter().filter(|row| row.fits).map(|row| format!("`{}`", row.plan)).collect();
             let ways = match names.is_empty() {
@@ -70,7 +70,11 @@ pub(crate) fn fits(
     allowed: u64,
 ) -> Result<Layout> {
     let layout = Layout::new(config, plan, length, codec)?;
-    let needed = layout.most_bytes();
+    let cold = match layout.cold_bytes() {
+        (bytes, false) => bytes,
+        (_, true) => 0,
+    };
+    let needed = layout.most_bytes() + cold;
     if needed > allowed {
         let (needed, allowed) = (units::bytes(needed), units::bytes(allowed));
         return Err(anyhow!("needs {needed} of KV memory, {allowed} may be used (--memory)"));

@@ -58,11 +58,23 @@ pub fn is_present(model: &Model, home: &Home) -> Result<bool> {
     if open.metadata()?.len() != model.bytes {
         return Ok(false);
     }
+    Ok(sha256_of(&mut open).with_context(|| cannot("read", file))? == model.sha256)
+}
+
+/// SHA-256 of a file, in lower-case hexadecimal.
+///
+/// # Errors
+/// It cannot be read.
+pub fn sha256(file: &Path) -> Result<String> {
+    File::open(file).and_then(|mut open| sha256_of(&mut open)).with_context(|| cannot("read", file))
+}
+
+fn sha256_of(open: &mut File) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     let mut block = vec![0; 1 << 18];
     loop {
-        match open.read(&mut block).with_context(|| cannot("read", file))? {
-            0 => return Ok(hex(&hash.finalize()) == model.sha256),
+        match open.read(&mut block)? {
+            0 => return Ok(hex(&hash.finalize())),
             len => hash.update(&block[..len]),
         }
     }

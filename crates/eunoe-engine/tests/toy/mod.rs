@@ -8,7 +8,7 @@
 
 use eunoe_core::Dtype;
 use eunoe_engine::{Arithmetic, Engine, Length, Options, Session};
-use eunoe_kv::Plan;
+use eunoe_kv::{Claim, Plan};
 use eunoe_model::gguf::write::{GgufWriter, Put};
 
 /// Architecture and head counts of a toy.
@@ -174,13 +174,15 @@ pub fn kept(engine: &Engine, session: &Session) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// Every policy of the shelf and the ways in which parts combine, at `slots` slots per strip.
+/// Policies whose strips all share the budget: what they forget depends on it alone.
+pub fn shared() -> Vec<&'static str> {
+    let shares = |id: &&str| plan(id).make_policy(64).unwrap().claim(0, 0, u32::MAX) == Claim::Share;
+    eunoe_kv::policies::LIST.iter().map(|e| e.card.id).filter(shares).collect()
+}
+
+/// Every policy that shares the budget and the ways in which parts combine, at `slots` slots per strip.
 pub fn plans(slots: usize) -> Vec<String> {
-    let mut plans: Vec<String> = eunoe_kv::policies::LIST
-        .iter()
-        .filter(|e| e.card.id != "full")
-        .map(|e| e.card.id.to_owned())
-        .collect();
+    let mut plans: Vec<String> = shared().into_iter().map(str::to_owned).collect();
     plans.extend(
         [
             "a2sf(pos=rank)",

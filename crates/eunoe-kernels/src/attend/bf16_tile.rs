@@ -17,9 +17,9 @@ impl Tile<'_> {
     pub(super) fn key_pairs<F: Form>(&self, form: F, rank: Option<&Rope>, buffers: &mut Buffers<'_>) {
         let (d, size) = (self.layout.head_dim, self.layout.bytes());
         let (codec, bytes, stride) = match rank {
-            None => (self.layout.codec, self.bytes, size),
+            None => (self.layout.codec.k, self.bytes, size),
             Some(rope) => {
-                self.unpack_rows(form, 0, buffers.staged, &mut buffers.ahead);
+                self.unpack_rows(form, 0, self.layout.codec.k, buffers.staged, &mut buffers.ahead);
                 self.move_keys(rope, buffers);
                 buffers.staged[..self.len * d].iter_mut().for_each(|x| *x = flush(*x, LEAST_STORED));
                 (Codec::F32, as_bytes(buffers.staged), 4 * d)
@@ -37,13 +37,15 @@ impl Tile<'_> {
             Codec::F16 => unsafe { columns(form, Codec::F16, from, keys, ahead) },
             // SAFETY: as above.
             Codec::Q8 => unsafe { columns(form, Codec::Q8, from, keys, ahead) },
+            // SAFETY: as above.
+            Codec::Q4 => unsafe { columns(form, Codec::Q4, from, keys, ahead) },
         }
     }
 
     /// Values as `[32, head_dim]` pairs of slots. What lies past the last slot is anything.
     #[inline(always)]
     pub(super) fn value_pairs<F: Form>(&self, form: F, out: &mut [u32], ahead: &mut Ahead) {
-        let (d, size, codec) = (self.layout.head_dim, self.layout.bytes(), self.layout.codec);
+        let (d, size, codec) = (self.layout.head_dim, self.layout.bytes(), self.layout.codec.v);
         let bytes = &self.bytes[self.layout.value_at()..];
         assert!(
             out.len() >= self.len.div_ceil(2) * d && d.is_multiple_of(BLOCK),
@@ -56,6 +58,8 @@ impl Tile<'_> {
             Codec::F16 => unsafe { rows(form, Codec::F16, from, out, ahead) },
             // SAFETY: as above.
             Codec::Q8 => unsafe { rows(form, Codec::Q8, from, out, ahead) },
+            // SAFETY: as above.
+            Codec::Q4 => unsafe { rows(form, Codec::Q4, from, out, ahead) },
             Codec::F32 => unreachable!("slots in f32 are computed in f32"),
         }
     }

@@ -154,7 +154,7 @@ impl Call<'_> {
     }
 
     fn partial<'b>(&self, task: &Task, memory: &'b mut [f32]) -> Partial<'b> {
-        Partial::new(memory, self.lines(task), Base::of(self.jobs[task.job].strip.layout().codec))
+        Partial::new(memory, self.lines(task), Base::of(self.jobs[task.job].strip.layout().codec.k))
     }
 
     /// Partitions up to the last row's slot.

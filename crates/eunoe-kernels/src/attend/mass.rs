@@ -183,7 +183,7 @@ pub fn last_rows(isa: Isa, pool: &Pool, last: &LastRows<'_>, out: &mut [f32]) {
     let rows = Rows {
         q: last.q,
         stride,
-        codec: layout.codec,
+        codec: layout.codec.k,
         head_dim: layout.head_dim,
         group,
         scale: last.scale,
@@ -207,7 +207,7 @@ pub fn last_rows(isa: Isa, pool: &Pool, last: &LastRows<'_>, out: &mut [f32]) {
 /// `[rows, group]`: partials per block and partition, merged in ascending order.
 fn log_sum_exp(isa: Isa, pool: &Pool, strip: &Strip, rows: &Rows<'_>) -> Vec<f32> {
     let (group, parts) = (rows.group, strip.len().div_ceil(PARTITION));
-    let base = Base::of(strip.layout().codec);
+    let base = Base::of(strip.layout().codec.k);
     let mut partials = vec![0.0; parts * Partial::floats(rows.len() * group, 0)];
     let shared = Shards::new(&mut partials);
     let pieces: Vec<_> = rows.blocks().flat_map(|b| (0..parts).map(move |part| (b.clone(), part))).collect();

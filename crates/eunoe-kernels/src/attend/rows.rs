@@ -78,7 +78,7 @@ impl<'a> Rows<'a> {
         let slots = first..first + rows;
         let moves = if rank.is_some() { slots.clone().map(step).collect() } else { Vec::new() };
         let Queries { q, stride, group, scale } = query;
-        let (codec, head_dim) = (strip.layout().codec, strip.layout().head_dim);
+        let (codec, head_dim) = (strip.layout().codec.k, strip.layout().head_dim);
         Self { q, stride, codec, head_dim, group, scale, sights: slots.map(sight).collect(), rank, moves }
     }
 

@@ -5,7 +5,7 @@ use eunoe_core::Codec;
 use crate::float16::f16_to_f32;
 use crate::math::Lanes;
 use crate::rope::Rope;
-use crate::strip::codec::{BLOCK, BLOCK_BYTES};
+use crate::strip::codec::{BLOCK, BLOCK_BYTES, NIBBLE_BYTES, nibble_scale};
 use crate::strip::{SlotLayout, pos_of};
 
 use super::form::Form;
@@ -48,7 +48,7 @@ impl<'a> Tile<'a> {
         let (bytes, stride) = match rank {
             None => (self.bytes, size),
             Some(rope) => {
-                self.unpack_rows(form, 0, buffers.staged, &mut buffers.ahead);
+                self.unpack_rows(form, 0, self.layout.codec.k, buffers.staged, &mut buffers.ahead);
                 self.move_keys(rope, buffers);
                 (as_bytes(buffers.staged), 4 * d)
             }
@@ -63,12 +63,20 @@ impl<'a> Tile<'a> {
     /// Values as `[64, head_dim]`; rows past the last slot keep what they held.
     #[inline(always)]
     pub(super) fn unpack_values<F: Form>(&self, form: F, buffers: &mut Buffers<'_>) {
-        self.unpack_rows(form, self.layout.value_at(), buffers.values, &mut buffers.ahead);
+        let (start, codec) = (self.layout.value_at(), self.layout.codec.v);
+        self.unpack_rows(form, start, codec, buffers.values, &mut buffers.ahead);
     }
 
     #[inline(always)]
-    pub(super) fn unpack_rows<F: Form>(&self, form: F, start: usize, out: &mut [f32], ahead: &mut Ahead) {
-        let (d, size, codec) = (self.layout.head_dim, self.layout.bytes(), self.layout.codec);
+    pub(super) fn unpack_rows<F: Form>(
+        &self,
+        form: F,
+        start: usize,
+        codec: Codec,
+        out: &mut [f32],
+        ahead: &mut Ahead,
+    ) {
+        let (d, size) = (self.layout.head_dim, self.layout.bytes());
         let bytes = &self.bytes[start..];
         assert!(out.len() >= self.len * d && d.is_multiple_of(BLOCK), "room for a tile of rows");
         assert!(bytes.len() >= (self.len - 1) * size + codec.bytes(d), "a tile of rows");
@@ -80,6 +88,8 @@ impl<'a> Tile<'a> {
             Codec::F16 => unsafe { rows(form, Codec::F16, from, out, ahead) },
             // SAFETY: as above.
             Codec::Q8 => unsafe { rows(form, Codec::Q8, from, out, ahead) },
+            // SAFETY: as above.
+            Codec::Q4 => unsafe { rows(form, Codec::Q4, from, out, ahead) },
         }
     }
 
@@ -242,6 +252,19 @@ pub(super) unsafe fn lanes<F: Form>(form: F, codec: Codec, vector: *const u8, at
         match codec {
             Codec::F32 => vector.add(4 * at).cast::<Lanes>().read_unaligned(),
             Codec::F16 => form.halves(&*vector.add(2 * at).cast()),
+            Codec::Q4 => {
+                let block = &*vector.add(at / BLOCK * NIBBLE_BYTES).cast::<[u8; NIBBLE_BYTES]>();
+                let (scale, minimum) = nibble_scale(block);
+                let (mut bytes, shift) = ([0i8; 16], at % BLOCK / 4);
+                for i in 0..16 {
+                    bytes[i] = (block[4 + i] >> shift & 15) as i8;
+                }
+                let mut x = form.bytes(&bytes);
+                for x in &mut x {
+                    *x = x.mul_add(scale, minimum);
+                }
+                x
+            }
             Codec::Q8 => {
                 let block = vector.add(at / BLOCK * BLOCK_BYTES);
                 let scale = f16_to_f32(block.cast::<u16>().read_unaligned());

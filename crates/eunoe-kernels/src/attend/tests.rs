@@ -27,7 +27,8 @@ pub(super) fn position(i: usize) -> u32 {
 }
 
 pub(super) fn strip(codec: Codec, head_dim: usize, slots: usize, seed: u64) -> Strip {
-    let mut strip = Strip::new(SlotLayout { codec, head_dim, column: true }, slots).expect("address space");
+    let mut strip =
+        Strip::new(SlotLayout { codec: codec.into(), head_dim, column: true }, slots).expect("address space");
     let mut noise = Noise(seed);
     for i in 0..slots {
         strip.push(&noise.vec(head_dim), &noise.vec(head_dim), position(i));
@@ -96,7 +97,7 @@ impl<'a> Oracle<'a> {
 
     fn rounded(strip: &'a Strip, scale: f32) -> Self {
         let mut this = Self::new(strip, scale, None);
-        this.rounds = strip.layout().codec != Codec::F32;
+        this.rounds = strip.layout().codec.k != Codec::F32;
         if this.rounds {
             this.keys.iter_mut().chain(&mut this.values).flatten().for_each(|x| *x = bf16(*x));
         }
@@ -162,7 +163,7 @@ fn compare(strip: &Strip, group: usize, rows: usize, window: Option<u32>, rank: 
     attend(Isa::detect(), &Pool::new(2), &[run], shape, &q, &mut out, Some(&mut lse));
     let exact = Oracle::new(strip, shape.scale, rank.map(|r| r.1));
     let rounded = Oracle::rounded(strip, shape.scale);
-    let is_f32 = strip.layout().codec == Codec::F32;
+    let is_f32 = strip.layout().codec.k == Codec::F32;
     for line in 0..rows * group {
         let at = line * d..(line + 1) * d;
         let context = format!("{:?} n {} group {group} line {line}", strip.layout(), strip.len());
@@ -195,7 +196,7 @@ fn compare(strip: &Strip, group: usize, rows: usize, window: Option<u32>, rank: 
 fn two_slots_by_hand() {
     // Keys 0 and ln 3 in one dimension, query 1, scale 1: weights 1/4 and 3/4; values 4 and 8: 1 + 6 = 7;
     // log-sum-exp ln(1 + 3). The first row sees slot 0 alone: 4, and 0.
-    let layout = SlotLayout { codec: Codec::F32, head_dim: 32, column: false };
+    let layout = SlotLayout { codec: Codec::F32.into(), head_dim: 32, column: false };
     let mut strip = Strip::new(layout, 2).expect("address space");
     let unit = |x: f32| std::array::from_fn::<f32, 32, _>(|i| if i == 0 { x } else { 0.0 });
     strip.push(&unit(0.0), &[4.0; 32], 0);
@@ -279,8 +280,8 @@ fn mass_by_hand() {
     for (group, fold, want) in
         [(1, Fold::Sum, [1.0, 0.5]), (2, Fold::Sum, [2.0, 1.0]), (2, Fold::Max, [1.0, 0.5])]
     {
-        let mut strip =
-            Strip::new(SlotLayout { codec: Codec::F16, head_dim: 32, column: true }, 2).expect("memory");
+        let mut strip = Strip::new(SlotLayout { codec: Codec::F16.into(), head_dim: 32, column: true }, 2)
+            .expect("memory");
         strip.push(&[0.0; 32], &[1.0; 32], 0);
         strip.push(&[0.0; 32], &[1.0; 32], 1);
         let q = vec![1.0; 2 * group * 32];

@@ -214,7 +214,7 @@ pub(super) fn partition<F: Form, const W: usize, const P: usize>(
     buffers: &mut Buffers<'_>,
     out: &mut Partial<'_>,
 ) {
-    if block.layout.codec != Codec::F32 {
+    if block.layout.codec.k != Codec::F32 {
         return bf16_sweep::partition::<F, P>(form, block, part, buffers, out);
     }
     out.clear();
@@ -358,7 +358,7 @@ pub(super) fn columns<F: Form, const W: usize, const P: usize>(
 ) {
     let mut mass = [0.0; TILE];
     let each = |n: usize, seen: u64, scores: &mut [f32; TILE]| {
-        match Base::of(block.layout.codec) {
+        match Base::of(block.layout.codec.k) {
             Base::E => scores.iter_mut().for_each(|x| *x = math::exp(*x - update.lse[n])),
             Base::Two => {
                 let lse = update.lse[n] * LOG2_E;
@@ -413,7 +413,7 @@ fn each_line<F: Form, const W: usize, const P: usize>(
     let Some(masks) = block.masks(&tile).filter(|_| block.takes(first)) else { return };
     buffers.ahead = Ahead::new(block.after(first));
     let per_line = buffers.ahead.step(100 - KEYS, block.lines());
-    match Base::of(block.layout.codec) {
+    match Base::of(block.layout.codec.k) {
         Base::E => tile.unpack_keys(form, block.rank, buffers),
         Base::Two => tile.key_pairs(form, block.rank, buffers),
     }
@@ -422,7 +422,7 @@ fn each_line<F: Form, const W: usize, const P: usize>(
         let count = next_group(block.lines() - line);
         let mut scores = [0.0; MOST_ROWS * TILE];
         buffers.ahead.ask(per_line * count);
-        match Base::of(block.layout.codec) {
+        match Base::of(block.layout.codec.k) {
             Base::E => block.scores::<W>(line, count, buffers.keys, &mut scores),
             Base::Two => block.score_pairs::<F, P>(form, line, count, buffers.key_pairs, &mut scores),
         }

@@ -8,8 +8,9 @@ mod push;
 #[cfg(test)]
 mod tests;
 
-use eunoe_core::{Codec, Error, Result};
+use eunoe_core::{Codec, Codecs, Error, Result};
 
+use crate::math::fold;
 use crate::vm::Reserved;
 
 pub use push::{Push, push};
@@ -17,8 +18,8 @@ pub use push::{Push, push};
 /// What one slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotLayout {
-    /// How key and value are stored.
-    pub codec: Codec,
+    /// How keys and values are stored.
+    pub codec: Codecs,
     /// Length of a key or value: a multiple of 32.
     pub head_dim: usize,
     /// Whether slots carry a column of attention mass.
@@ -35,12 +36,12 @@ impl SlotLayout {
     /// Where the value starts.
     #[inline]
     pub(crate) fn value_at(&self) -> usize {
-        self.codec.bytes(self.head_dim)
+        self.codec.k.bytes(self.head_dim)
     }
 
     #[inline]
     pub(crate) fn pos_at(&self) -> usize {
-        2 * self.codec.bytes(self.head_dim)
+        self.value_at() + self.codec.v.bytes(self.head_dim)
     }
 
     #[inline]
@@ -61,8 +62,13 @@ impl Strip {
     /// An empty strip that may grow to `max_slots`; only address space is taken.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a head dimension that is not a multiple of 32, [`Error::Limit`] without address space.
+    /// [`Error::Shape`] for a head dimension that is not a multiple of 32, or keys or values alone in f32;
+    /// [`Error::Limit`] without address space.
     pub fn new(layout: SlotLayout, max_slots: usize) -> Result<Self> {
+        let Codecs { k, v } = layout.codec;
+        if (k == Codec::F32) != (v == Codec::F32) {
+            return Err(Error::shape("codecs of keys and values", "both f32 or neither", layout.codec));
+        }
         if layout.head_dim == 0 || !layout.head_dim.is_multiple_of(32) {
             return Err(Error::shape("head dimension", "a multiple of 32", layout.head_dim));
         }
@@ -182,13 +188,36 @@ impl Strip {
 
     /// The key of slot `i` as stored, decoded: `[head_dim]`.
     pub fn read_k(&self, i: usize, out: &mut [f32]) {
-        codec::decode(self.layout.codec, &self.slot(i)[..self.layout.value_at()], out);
+        codec::decode(self.layout.codec.k, &self.slot(i)[..self.layout.value_at()], out);
     }
 
     /// The value of slot `i` as stored, decoded: `[head_dim]`.
     pub fn read_v(&self, i: usize, out: &mut [f32]) {
         let layout = self.layout;
-        codec::decode(layout.codec, &self.slot(i)[layout.value_at()..layout.pos_at()], out);
+        codec::decode(layout.codec.v, &self.slot(i)[layout.value_at()..layout.pos_at()], out);
+    }
+
+    /// `scale · q · key` of each of `slots`: 16 sums over the values, added up in one order.
+    ///
+    /// # Panics
+    /// When a slot does not exist, or sizes disagree.
+    pub fn dots(&self, q: &[f32], scale: f32, slots: &[u32], out: &mut [f32]) {
+        assert_eq!(
+            (q.len(), slots.len()),
+            (self.layout.head_dim, out.len()),
+            "a query, and a product per slot"
+        );
+        let mut key = vec![0.0; q.len()];
+        for (out, slot) in out.iter_mut().zip(slots) {
+            self.read_k(*slot as usize, &mut key);
+            let mut sums = [0.0; 16];
+            for (q, k) in q.as_chunks::<16>().0.iter().zip(key.as_chunks::<16>().0) {
+                for i in 0..16 {
+                    sums[i] += q[i] * k[i];
+                }
+            }
+            *out = scale * fold(sums, |a, b| a + b);
+        }
     }
 
     /// A strip of its own with the same slots.
@@ -200,6 +229,41 @@ impl Strip {
         copy.memory.bytes_mut(self.bytes()).copy_from_slice(self.slots());
         copy.len = self.len;
         Ok(copy)
+    }
+
+    /// Appends copies of `slots` of a strip of the same layout, with everything that they carry.
+    ///
+    /// # Panics
+    /// When a slot does not exist, the layouts differ or there is no room.
+    pub fn gather(&mut self, from: &Self, slots: impl ExactSizeIterator<Item = usize>) {
+        assert_eq!(self.layout, from.layout, "slots of one layout");
+        let (bytes, at) = (self.layout.bytes(), self.bytes());
+        assert!(self.len + slots.len() <= self.capacity, "a strip of {} slots is full", self.capacity);
+        self.len += slots.len();
+        let (all, room) = (from.slots(), &mut self.memory.bytes_mut(self.len * bytes)[at..]);
+        for (copy, slot) in room.chunks_exact_mut(bytes).zip(slots) {
+            copy.copy_from_slice(&all[slot * bytes..][..bytes]);
+        }
+    }
+
+    /// The bytes of slots, one record after the other, as [`Strip::append`] takes them.
+    ///
+    /// # Panics
+    /// When a slot does not exist.
+    pub fn records(&self, slots: std::ops::Range<usize>) -> &[u8] {
+        let bytes = self.layout.bytes();
+        &self.slots()[slots.start * bytes..slots.end * bytes]
+    }
+
+    /// Appends slots, and gives their bytes to be filled with what [`Strip::records`] of a strip of the same layout gave.
+    ///
+    /// # Panics
+    /// When there is no room.
+    pub fn append(&mut self, slots: usize) -> &mut [u8] {
+        assert!(self.len + slots <= self.capacity, "a strip of {} slots is full", self.capacity);
+        let at = self.bytes();
+        self.len += slots;
+        &mut self.slots_mut()[at..]
     }
 
     /// The bytes of all slots in use.
@@ -227,8 +291,8 @@ impl Strip {
 /// Writes a new slot.
 #[inline(always)]
 fn write(layout: SlotLayout, slot: &mut [u8], k: &[f32], v: &[f32], pos: u32) {
-    codec::encode(layout.codec, k, &mut slot[..layout.value_at()]);
-    codec::encode(layout.codec, v, &mut slot[layout.value_at()..layout.pos_at()]);
+    codec::encode(layout.codec.k, k, &mut slot[..layout.value_at()]);
+    codec::encode(layout.codec.v, v, &mut slot[layout.value_at()..layout.pos_at()]);
     slot[layout.pos_at()..layout.column_at()].copy_from_slice(&pos.to_ne_bytes());
     slot[layout.column_at()..].fill(0);
 }

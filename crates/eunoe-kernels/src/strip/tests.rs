@@ -6,7 +6,7 @@ use crate::{Isa, Pool};
 use std::ops::Range;
 
 fn layout(codec: Codec, head_dim: usize, column: bool) -> SlotLayout {
-    SlotLayout { codec, head_dim, column }
+    SlotLayout { codec: codec.into(), head_dim, column }
 }
 
 /// Slot i holds key i + 0.5, value -i, position 10 i, column i / 4.

@@ -1,19 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Column, Fold, Place};
 
 fn needs(sinks: u32, recent: u32, step: u32) -> Needs {
-    Needs {
-        column: Column::None,
-        fold: Fold::Sum,
-        place: Place::Own,
-        sinks,
-        recent,
-        step,
-        keep: None,
-        evicts_in_decode: true,
-    }
+    Needs { sinks, recent, step, ..Needs::PLAIN }
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 use eunoe_core::{Card, Shelf};
 
-use crate::{Claim, Column, Fold, Needs, Place, Policy, PolicyEntry, Pos, Strip};
+use crate::{Claim, Needs, Policy, PolicyEntry, Pos, Strip};
 
 /// The method's entry.
 pub static ENTRY: PolicyEntry = PolicyEntry {
@@ -30,19 +30,10 @@ pub struct Full;
 
 impl Policy for Full {
     fn needs(&self) -> Needs {
-        Needs {
-            column: Column::None,
-            fold: Fold::Sum,
-            place: Place::Own,
-            sinks: 0,
-            recent: 1,
-            step: 1,
-            keep: None,
-            evicts_in_decode: false,
-        }
+        Needs { evicts_in_decode: false, ..Needs::PLAIN }
     }
 
-    fn claim(&self, _layer: usize, _kv_head: usize) -> Claim {
+    fn claim(&self, _layer: usize, _kv_head: usize, _longest: u32) -> Claim {
         Claim::Whole
     }
 
@@ -59,7 +50,7 @@ mod tests {
     #[test]
     fn every_strip_gets_the_whole_text_or_nothing_runs() {
         // 2 strips * 10 slots * 100 bytes = 2000.
-        let (needs, claims) = (Full.needs(), [Full.claim(0, 0), Full.claim(0, 1)]);
+        let (needs, claims) = (Full.needs(), [Full.claim(0, 0, 9), Full.claim(0, 1, 9)]);
         let ask = Ask { needs: &needs, claims: &claims, weights: &[1.0, 1.0], floor: 0.0, longest: 10 };
         assert_eq!(caps(&ask, Room::Bytes { bytes: 2000, slot: 100 }).unwrap(), [10, 10]);
         let error = caps(&ask, Room::Bytes { bytes: 1999, slot: 100 }).unwrap_err().to_string();

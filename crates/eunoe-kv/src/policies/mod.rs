@@ -1,9 +1,16 @@
 //! One file per policy. A new one takes its file and two lines here.
 
 pub mod a2sf;
+pub mod duo_attention;
+pub mod em_llm;
 pub mod full;
 pub mod h2o;
+pub mod hip_attention;
+pub mod inf_llm;
 pub mod random;
+pub mod razor_attention;
+pub mod recycled_attention;
+pub mod s2_attention;
 pub mod sirllm;
 pub mod snapkv;
 pub mod streaming_llm;
@@ -30,5 +37,12 @@ pub static LIST: &[&PolicyEntry] = &[
     &a2sf::ENTRY,
     &snapkv::ENTRY,
     &sirllm::ENTRY,
+    &duo_attention::ENTRY,
+    &razor_attention::ENTRY,
+    &recycled_attention::ENTRY,
+    &hip_attention::ENTRY,
+    &s2_attention::ENTRY,
+    &inf_llm::ENTRY,
+    &em_llm::ENTRY,
     &random::ENTRY,
 ];

@@ -10,7 +10,7 @@
 use eunoe_core::{Arg, Card, Kind, Shelf};
 
 use crate::common::{STEP, arg, recent, sinks, step};
-use crate::{Column, Fold, Needs, Place, Policy, PolicyEntry, Pos, Strip};
+use crate::{Needs, Policy, PolicyEntry, Pos, Strip};
 
 const SEED: Arg = arg("seed", Kind::Int { min: 0, max: u32::MAX }, "0", "another seed, another sample");
 
@@ -45,16 +45,7 @@ pub struct Random {
 
 impl Policy for Random {
     fn needs(&self) -> Needs {
-        Needs {
-            column: Column::None,
-            fold: Fold::Sum,
-            place: Place::Own,
-            sinks: self.sinks,
-            recent: self.recent,
-            step: self.step,
-            keep: None,
-            evicts_in_decode: true,
-        }
+        Needs { sinks: self.sinks, recent: self.recent, step: self.step, ..Needs::PLAIN }
     }
 
     fn score(&self, layer: usize, kv_head: usize, strip: Strip<'_>, _now: Pos, out: &mut [f32]) {

@@ -14,7 +14,7 @@
 use eunoe_core::{Arg, Card, Kind, Shelf};
 
 use crate::common::{COUNT, STEP, arg, sinks, step};
-use crate::{Column, Fold, Needs, Place, Policy, PolicyEntry, Pos, Strip};
+use crate::{Column, Needs, Place, Policy, PolicyEntry, Pos, Strip};
 
 const RECENT: Arg = arg(
     "recent",
@@ -65,13 +65,11 @@ impl Policy for Sirllm {
     fn needs(&self) -> Needs {
         Needs {
             column: Column::Surprisal,
-            fold: Fold::Sum,
             place: Place::Rank,
             sinks: self.sinks,
             recent: self.recent,
             step: self.step,
-            keep: None,
-            evicts_in_decode: true,
+            ..Needs::PLAIN
         }
     }
 

@@ -14,7 +14,7 @@
 use eunoe_core::{Arg, Card, Error, Kind, Result, Shelf};
 
 use crate::common::{COUNT, KEEP, PREFILL, STEP, arg, dense, settle, sinks, step};
-use crate::{Args, Column, Fold, Needs, Place, Policy, PolicyEntry, Pos, Strip};
+use crate::{Args, Column, Fold, Needs, Policy, PolicyEntry, Pos, Strip};
 
 const WINDOW: Arg = arg(
     "window",
@@ -66,12 +66,12 @@ impl Snapkv {
             column: Column::LastRows { rows: window },
             // The mean ranks as the sum does.
             fold: if args.word("fold") == "max" { Fold::Max } else { Fold::Sum },
-            place: Place::Own,
             sinks: args.int("sinks"),
             recent: window,
             step: step(args, slots),
             keep,
             evicts_in_decode: keep.is_none(),
+            ..Needs::PLAIN
         })?;
         Ok(Self { needs, kernel: kernel as usize, averages: args.word("pooling") == "avg" })
     }

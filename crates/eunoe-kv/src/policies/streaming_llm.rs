@@ -10,7 +10,7 @@
 use eunoe_core::{Card, Shelf};
 
 use crate::common::{STEP, sinks, step};
-use crate::{Column, Fold, Needs, Place, Policy, PolicyEntry, Pos, Strip};
+use crate::{Needs, Place, Policy, PolicyEntry, Pos, Strip};
 
 /// The method's entry.
 pub static ENTRY: PolicyEntry = PolicyEntry {
@@ -34,16 +34,7 @@ pub struct StreamingLlm {
 
 impl Policy for StreamingLlm {
     fn needs(&self) -> Needs {
-        Needs {
-            column: Column::None,
-            fold: Fold::Sum,
-            place: Place::Rank,
-            sinks: self.sinks,
-            recent: 1,
-            step: self.step,
-            keep: None,
-            evicts_in_decode: true,
-        }
+        Needs { place: Place::Rank, sinks: self.sinks, step: self.step, ..Needs::PLAIN }
     }
 
     fn score(&self, _layer: usize, _kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::options::ModelOption;
 use crate::context::Context;
 use crate::interrupt::Interrupt;
-use crate::{open, out, progress, units};
+use crate::{open, out, profiles, progress, units};
 
 /// Measure tokens per second: reading a prompt and writing an answer, at several depths, under several plans
 ///
@@ -103,6 +103,10 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let engine = open::engine(&args.model.model, args.exact, ctx)?;
     let load = Load::measure(&engine, start, &open::file(&args.model.model)?)?;
     let plans = if args.kv.is_empty() { vec![Plan::parse("full")?] } else { args.kv.clone() };
+    let plans = plans
+        .into_iter()
+        .map(|plan| profiles::attach(plan, &args.model.model))
+        .collect::<Result<Vec<_>>>()?;
     let whole = |sizes: &[u32]| sizes.iter().map(|n| *n as usize).collect::<Vec<_>>();
     let bench = Bench {
         prompts: whole(&args.prompt).into_iter().filter(|n| *n > 0).collect(),

@@ -55,7 +55,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         }
         eprintln!("note: this model has no chat template; messages are read as they are, one line each");
     }
-    let (plan, length) = room(&engine, args.plan.kv.as_ref(), args.memory.memory)?;
+    let (plan, length) = room(&engine, args.plan.asked(&args.model)?.as_ref(), args.memory.memory)?;
     let mut talk = Talk::new(&engine, &plan, length, args.system.as_deref())?;
     let at_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if at_terminal {

@@ -17,7 +17,7 @@ use crate::{models, open, out, pull, units};
 
 const MODEL: &str = "smollm2-135m";
 /// The first paragraph says what it is, the rest is read.
-const TEXT: &str = include_str!("../../assets/a-scandal-in-bohemia.txt");
+pub(crate) const TEXT: &str = include_str!("../../assets/a-scandal-in-bohemia.txt");
 /// Put between two paragraphs in the middle.
 const PLANTED: &str = "The special magic number for the locker is 7403926.";
 const NUMBER: &str = "7403926";

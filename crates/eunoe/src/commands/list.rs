@@ -61,7 +61,7 @@ fn models(ctx: &Context, home: &Home) -> Result<()> {
 }
 
 fn methods(ctx: &Context) -> Result<()> {
-    let cards = eunoe_kv::methods();
+    let cards = eunoe_engine::methods();
     if ctx.json {
         return out::json(&cards);
     }

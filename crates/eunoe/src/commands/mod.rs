@@ -7,6 +7,7 @@ pub mod list;
 pub mod logits;
 pub mod options;
 pub mod plan;
+pub mod probe;
 pub mod pull;
 pub mod rm;
 pub mod run;

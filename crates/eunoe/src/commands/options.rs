@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use eunoe_engine::Sampling;
 use eunoe_kv::Plan;
 
-use crate::units;
+use crate::{profiles, units};
 
 /// Which model.
 #[derive(Debug, clap::Args)]
@@ -28,6 +28,16 @@ pub struct PlanOption {
     /// Compute exactly, with f32 keys and values unless the plan names a codec: slower, for comparisons
     #[arg(long)]
     pub exact: bool,
+}
+
+impl PlanOption {
+    /// The plan asked for, with the profile of the model's heads where it needs one.
+    ///
+    /// # Errors
+    /// Those of [`profiles::attach`].
+    pub fn asked(&self, model: &ModelOption) -> anyhow::Result<Option<Plan>> {
+        self.kv.clone().map(|plan| profiles::attach(plan, &model.model)).transpose()
+    }
 }
 
 /// The memory that there is.

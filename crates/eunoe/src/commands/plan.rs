@@ -1,15 +1,17 @@
 //! `eunoe plan`: how many bytes a text takes, and which plans fit.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use eunoe_core::Codec;
 use eunoe_engine::{Layout, Length, full_bytes};
-use eunoe_kv::{Budget, Plan, policies};
+use eunoe_kv::{Budget, Claim, Plan, Profile, policies};
 use eunoe_model::Config;
 use serde::Serialize;
 
 use super::options::{MemoryOption, ModelOption};
 use crate::context::Context;
-use crate::{memory, open, out, units};
+use crate::{memory, open, out, profiles, units};
 
 /// Bytes of KV memory that a text takes, and the plans that fit
 #[derive(Debug, clap::Args)]
@@ -70,7 +72,8 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let window = u32::try_from(config.context)?;
     let tokens = args.tokens.unwrap_or(window);
     let memory_bytes = memory::allowed(args.memory.memory)?;
-    let plans = rows(&config, tokens, args.memory.memory, memory_bytes, Codec::F16)?;
+    let profile = profiles::find(&args.model.model)?.map(Arc::new);
+    let plans = rows(&config, tokens, args.memory.memory, memory_bytes, Codec::F16, profile.as_ref())?;
     let report = Report { tokens, window, memory_bytes, full_bytes: full_bytes(&config, tokens), plans };
     if ctx.json { out::json(&report) } else { out::text(&report.render()) }
 }
@@ -83,6 +86,7 @@ pub(crate) fn rows(
     given: Option<u64>,
     allowed: u64,
     codec: Codec,
+    profile: Option<&Arc<Profile>>,
 ) -> Result<Vec<Row>> {
     let full = full_bytes(config, tokens);
     let budgets = match given.filter(|bytes| *bytes < full) {
@@ -91,27 +95,33 @@ pub(crate) fn rows(
     };
     let mut plans = vec!["full".to_owned(), "full | q8".to_owned()];
     for entry in policies::LIST.iter().filter(|entry| entry.card.id != "full") {
+        let policy = Plan::parse(entry.card.id)?.make_policy(u32::MAX)?;
+        if policy.claim(0, 0, u32::MAX) != Claim::Share {
+            plans.push(entry.card.id.into()); // strips size themselves
+            continue;
+        }
         // Beyond the trained window only ranks are positions that the model knows.
         let has_rank = entry.card.args.iter().any(|arg| arg.name == "pos");
         let rank = if has_rank && tokens as usize > config.context { "(pos=rank)" } else { "" };
         plans.extend(budgets.iter().map(|budget| format!("{}{rank} @ {budget}", entry.card.id)));
     }
-    plans.iter().map(|plan| row(config, plan, tokens, allowed, codec)).collect()
+    let with = |plan: &String| anyhow::Ok(Plan { profile: profile.cloned(), ..Plan::parse(plan)? });
+    plans.iter().map(|plan| row(config, &with(plan)?, tokens, allowed, codec)).collect()
 }
 
-fn row(config: &Config, text: &str, tokens: u32, allowed: u64, codec: Codec) -> Result<Row> {
-    let (plan, length) = (Plan::parse(text)?, Length { prompt: tokens, longest: tokens });
-    let layout = Layout::new(config, &plan, length, codec);
-    let reason = memory::fits(config, &plan, length, codec, allowed).err().map(|e| format!("{e:#}"));
-    let layout = layout.ok();
+fn row(config: &Config, plan: &Plan, tokens: u32, allowed: u64, codec: Codec) -> Result<Row> {
+    let length = Length { prompt: tokens, longest: tokens };
+    let layout = Layout::new(config, plan, length, codec).ok();
+    let reason = memory::fits(config, plan, length, codec, allowed).err().map(|e| format!("{e:#}"));
     let slots = layout.as_ref().map(|layout| [layout.slots().0, layout.slots().1]);
     let bytes = layout.as_ref().map(Layout::most_bytes);
+    let attended = layout.as_ref().map(Layout::attended);
     Ok(Row {
-        plan: text.into(),
+        plan: plan.text.clone(),
         bytes,
         slots,
-        attended: slots.map(|[_, most]| f64::from(most) / f64::from(tokens)),
-        read_bytes_per_token: bytes,
+        attended: attended.map(|slots| slots / f64::from(tokens)),
+        read_bytes_per_token: layout.as_ref().zip(attended).map(|(l, slots)| l.bytes_of(slots)),
         fits: reason.is_none(),
         reason,
     })
@@ -134,8 +144,9 @@ impl Report {
         rows.extend(self.plans.iter().map(row));
         format!(
             "{} tokens take {} under `full`; {} may be used; the model was trained on {} tokens\n\n{}\n\
-             KV bytes: most at any moment, and what each decoded token reads at the end\n\
-             slots:    tokens held in each layer and KV head\n",
+             KV bytes: most at any moment\n\
+             slots:    tokens held in each layer and KV head\n\
+             attended: share of the text that each decoded token reads at the end, mean over heads\n",
             self.tokens,
             units::bytes(self.full_bytes),
             units::bytes(self.memory_bytes),
@@ -177,8 +188,9 @@ plan          KV bytes  slots         attended
 full          90.0 MiB  4096          100.0 %   no: needs 90.0 MiB
 a2sf @ 32MiB  32.0 MiB  1023 to 1024  25.0 %    fits
 
-KV bytes: most at any moment, and what each decoded token reads at the end
+KV bytes: most at any moment
 slots:    tokens held in each layer and KV head
+attended: share of the text that each decoded token reads at the end, mean over heads
 ";
         assert_eq!(report.render(), expected);
     }

@@ -102,7 +102,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     if tokens.len() < 2 {
         bail!("the text has {} tokens; at least 2 are needed to score one", tokens.len());
     }
-    let plan = args.plan.kv.clone().map_or_else(|| Plan::parse("full"), Ok)?;
+    let plan = args.plan.asked(&args.model)?.map_or_else(|| Plan::parse("full"), Ok)?;
     let windows = windows(args, &engine, &plan, tokens.len())?;
     let start = Instant::now();
     let scores = score(&engine, &plan, &tokens, windows, &interrupt)?;

@@ -39,7 +39,7 @@ fn the_highest_weight_is_the_oracles() {
 
 #[test]
 fn of_equals_the_first_and_of_nothing_none() {
-    let layout = SlotLayout { codec: Codec::F16, head_dim: 32, column: false };
+    let layout = SlotLayout { codec: Codec::F16.into(), head_dim: 32, column: false };
     let mut strip = Strip::new(layout, 130).expect("address space");
     // Slots 3, 70 and 129 hold the same key, the others nothing.
     for i in 0..130 {

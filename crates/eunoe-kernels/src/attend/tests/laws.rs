@@ -34,7 +34,7 @@ fn grow(isa: Isa, threads: usize, chunk: usize, sequences: usize, case: Case) ->
     let rope = Rope::new(Style::Neox, d, 10_000.0, 1.0, None).expect("even");
     let rank = ranked.then_some(&rope);
     let shape = Heads { heads, group, scale: 0.2 };
-    let layout = SlotLayout { codec, head_dim: d, column: true };
+    let layout = SlotLayout { codec: codec.into(), head_dim: d, column: true };
     let mut strips: Vec<_> =
         (0..2 * sequences).map(|_| Strip::new(layout, rows).expect("address space")).collect();
     let noises = |from: usize| move |s: usize| Noise((from + s) as u64);
@@ -130,9 +130,9 @@ fn last_rows_do_not_depend_on_threads_or_instructions() {
 fn later_slots_cannot_reach_a_row_even_when_broken() {
     let (d, group, n) = (64, 3, 150);
     let q = Noise(6).vec(n * group * d);
-    let answer = |codec, broken: f32| {
+    let answer = |codec: Codec, broken: f32| {
         let mut noise = Noise(7);
-        let layout = SlotLayout { codec, head_dim: d, column: false };
+        let layout = SlotLayout { codec: codec.into(), head_dim: d, column: false };
         let mut strip = Strip::new(layout, n).expect("address space");
         for i in 0..n {
             let (mut k, mut v) = (noise.vec(d), noise.vec(d));
@@ -164,8 +164,8 @@ fn later_slots_cannot_reach_a_row_even_when_broken() {
 
 #[test]
 fn ranks_that_equal_positions_change_no_bit() {
-    let mut strip =
-        Strip::new(SlotLayout { codec: Codec::F16, head_dim: 64, column: false }, 200).expect("memory");
+    let mut strip = Strip::new(SlotLayout { codec: Codec::F16.into(), head_dim: 64, column: false }, 200)
+        .expect("memory");
     let mut noise = Noise(8);
     (0..200).for_each(|i| strip.push(&noise.vec(64), &noise.vec(64), i));
     let (rope, q) = (Rope::new(Style::Norm, 64, 10_000.0, 1.0, None).expect("even"), noise.vec(5 * 64));
