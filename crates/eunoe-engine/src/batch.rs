@@ -1,5 +1,6 @@
 //! Rows of several sequences in one forward pass: stores them strip by strip, never past a cap, and attends.
 
+use crate::residual::Residual;
 use crate::store::{Kv, On};
 use eunoe_core::Result;
 use eunoe_kernels::attend::{Heads, RecordRun, Rule, Run, attend, record};
@@ -24,13 +25,13 @@ pub(crate) struct Batch<'a> {
 }
 
 /// Rows that one strip takes before it is full again.
-struct Turn {
-    part: usize,
-    head: usize,
+pub(crate) struct Turn {
+    pub(crate) part: usize,
+    pub(crate) head: usize,
     /// Rows of the batch.
-    rows: Range<usize>,
+    pub(crate) rows: Range<usize>,
     /// Slot of the first.
-    first: usize,
+    pub(crate) first: usize,
 }
 
 impl Memory for Batch<'_> {
@@ -45,6 +46,9 @@ impl Memory for Batch<'_> {
                 let mut rooms = self.rooms(layer, part, next)?;
                 self.keep_in_step(layer, part, next[0], &mut rooms);
                 for (head, room) in rooms.into_iter().enumerate() {
+                    let Part { kv, rows } = &mut self.parts[part];
+                    let pos = kv.next + (next[head] - rows.start) as u32;
+                    let room = if next[head] < rows.end { room.min(kv.refresh(layer, head, pos)) } else { 0 };
                     let rows = next[head]..self.parts[part].rows.end.min(next[head] + room);
                     if !rows.is_empty() {
                         next[head] = rows.end;
@@ -130,6 +134,9 @@ impl Batch<'_> {
                 if let Some(t) = turns.iter().find(|t| t.part == p && t.head == head) {
                     let pos = kv.next + (t.rows.start - all.start) as u32;
                     pushes.push(Push { strip: &mut h.strip, rows: t.rows.clone(), head, pos });
+                    if let Some(Residual { strip, .. }) = &mut h.residual {
+                        pushes.push(Push { strip, rows: t.rows.clone(), head, pos });
+                    }
                 }
             }
         }
@@ -144,6 +151,9 @@ impl Batch<'_> {
             let first: Vec<usize> = turns.iter().map(|t| t.first).collect();
             let (part, rows) = (turns[0].part, (turns[0].rows.clone(), &first[..]));
             match self.parts[part].kv.cold {
+                Some(ref cold) if cold.sizes.grouped.is_some() => {
+                    self.look_grouped(layer, part, rows, q, out)?
+                }
                 Some(_) => self.look_back(layer, part, rows, q, out)?,
                 None => self.look_through(layer, part, rows, q, out)?,
             }
@@ -156,8 +166,11 @@ impl Batch<'_> {
             true => (kv.window, None),
             false => (None, on.rank(&kv.needs)),
         };
+        let has_newest = |t: &&&Turn| self.parts[t.part].kv.layers[layer].heads[t.head].residual.is_some();
+        let fresh: Vec<&Turn> = turns.iter().filter(has_newest).copied().collect();
         let runs: Vec<Run<'_>> = turns
             .iter()
+            .filter(|t| !has_newest(t))
             .map(|t| {
                 let kv = &self.parts[t.part].kv;
                 let ((window, rank), strip) = (of(kv), kv.strip(layer, t.head));
@@ -173,6 +186,8 @@ impl Batch<'_> {
             })
             .collect();
         attend(on.isa, on.pool, &runs, shape, q, out, Some(&mut self.lse));
+        self.look_fresh(layer, &fresh, shape, q, out);
+        let on = &self.on;
         for t in &turns {
             let Some(side) = &self.parts[t.part].kv.layers[layer].heads[t.head].side else { continue };
             for at in

@@ -40,7 +40,7 @@ pub(crate) struct Cold {
 struct Layer {
     /// Blocks that left the strips.
     spilled: usize,
-    /// Their keys `[blocks, kv_heads, head_dim]`, as if all stood at position 0.
+    /// Their keys `[blocks, kv_heads, head_dim]`, as if all stood at position 0; landmarks where they stand.
     keys: Vec<f32>,
 }
 
@@ -157,6 +157,12 @@ impl Cold {
         Ok(())
     }
 
+    /// The blocks' keys in one strip.
+    pub(crate) fn keys(&self, layer: usize, kv_head: usize, head_dim: usize) -> Vec<&[f32]> {
+        let blocks = self.layers[layer].keys.chunks_exact(self.kv_heads * head_dim);
+        blocks.map(|block| &block[kv_head * head_dim..][..head_dim]).collect()
+    }
+
     /// The dot product of a query `[kv_heads, head_dim]` with each block's key in a layer.
     pub(crate) fn likeness(&self, layer: usize, q: &[f32]) -> Vec<f32> {
         let keys = self.layers[layer].keys.chunks_exact(q.len());
@@ -195,6 +201,7 @@ mod tests {
             pass: 4,
             keys: 1,
             own: false,
+            grouped: None,
             surprisal: false,
             cold: None,
             disk,

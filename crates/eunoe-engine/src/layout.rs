@@ -9,6 +9,7 @@ use eunoe_kv::{Budget, Claim, Column, Fate, Needs, Place, Plan, Policy, select};
 use eunoe_model::Config;
 
 use crate::cold::Cold;
+use crate::residual::{Residual, STEP};
 use crate::ring::Ring;
 use crate::side::Side;
 use crate::store::Head;
@@ -44,8 +45,9 @@ pub struct Layout {
     pub(crate) budget_bytes: Option<u64>,
     slot_bytes: u64,
     sliding_slot_bytes: u64,
-    /// Of the side slot that each strip has where evicted slots are folded.
+    /// Of the side slot that each strip has where evicted slots are folded, and of its newest slots in full precision.
     side_bytes: u64,
+    residual: u32,
     sliding_strips: u64,
     kv_heads: u64,
 }
@@ -72,7 +74,9 @@ impl Layout {
         let beside = |needs: &Needs| {
             let sides = if needs.fate == Fate::Drop { 0 } else { Side::bytes_of(config.head_dim) };
             let far = far_slots(needs, length.longest) * config.kv_heads as u64 * bytes(codec, false);
-            sliding(codec) + shape.strips() as u64 * sides + far
+            sliding(codec)
+                + shape.strips() as u64 * (sides + residual_bytes(plan, config, length.longest))
+                + far
         };
         let room = |column, beside: u64| match (plan.budget, budget_bytes) {
             (Some(Budget::Slots(n)), _) => Ok(Room::Slots(n)),
@@ -94,7 +98,8 @@ impl Layout {
         let room = room(column, beside(&draft))?;
         let mut policy = plan.make_policy(room.mean(shape.strips()).min(length.longest.max(8)))?;
         policy.bind(&shape, plan.profile.as_deref())?;
-        let needs = policy.needs();
+        let mut needs = policy.needs();
+        needs.recent = needs.recent.max(plan.residual);
         let allocator = plan.make_allocator()?;
         let strips = || (0..shape.layers).flat_map(|l| (0..shape.kv_heads).map(move |h| (l, h)));
         let claims: Vec<Claim> = strips().map(|(l, h)| policy.claim(l, h, length.longest)).collect();
@@ -126,7 +131,9 @@ impl Layout {
             budget_bytes,
             slot_bytes: bytes(codec, column),
             sliding_slot_bytes: bytes(codec, false),
-            side_bytes: if needs.fate == Fate::Drop { 0 } else { Side::bytes_of(config.head_dim) },
+            side_bytes: if needs.fate == Fate::Drop { 0 } else { Side::bytes_of(config.head_dim) }
+                + residual_bytes(plan, config, length.longest),
+            residual: plan.residual,
             sliding_strips: sliding_strips as u64,
             kv_heads: config.kv_heads as u64,
         };
@@ -225,6 +232,19 @@ impl Layout {
     }
 }
 
+/// Slots that hold the newest tokens of a strip in full precision.
+fn residual_layout(config: &Config) -> SlotLayout {
+    SlotLayout { codec: Codec::F16.into(), head_dim: config.head_dim, column: false }
+}
+
+/// Most bytes of the newest slots of a strip in full precision.
+fn residual_bytes(plan: &Plan, config: &Config, longest: u32) -> u64 {
+    if plan.residual == 0 {
+        return 0;
+    }
+    u64::from((plan.residual + STEP).min(longest)) * residual_layout(config).bytes() as u64
+}
+
 /// Slots per KV head in which what is far is gathered, one layer after the other.
 fn far_slots(needs: &Needs, longest: u32) -> u64 {
     match needs.recall {
@@ -276,6 +296,15 @@ impl Layout {
             Fate::Merge { weighted } if policy_layer.is_some() => Some(Side::new(config.head_dim, weighted)),
             _ => None,
         };
-        Ok(Head::new(Strip::new(layout, most as usize)?, cap, keep, ring, side))
+        let residual = match policy_layer {
+            Some(_) if self.residual > 0 => {
+                let slots = (self.residual + STEP).min(self.longest.max(STEP)) as usize;
+                Some(Residual { strip: Strip::new(residual_layout(config), slots)?, slots: self.residual })
+            }
+            _ => None,
+        };
+        let mut head = Head::new(Strip::new(layout, most as usize)?, cap, keep);
+        (head.ring, head.side, head.residual) = (ring, side, residual);
+        Ok(head)
     }
 }

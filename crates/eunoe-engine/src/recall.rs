@@ -29,7 +29,8 @@ impl Kv {
     /// Those of the cold tier.
     pub(crate) fn spill(&mut self, rope: &Rope, layer: usize, next: Pos) -> Result<()> {
         let (Some(cold), Some(l)) = (&mut self.cold, self.layers[layer].policy_layer) else { return Ok(()) };
-        let end = (next + 1).saturating_sub(cold.sizes.local);
+        let is_grouped = cold.sizes.grouped.is_some();
+        let end = if is_grouped { next } else { (next + 1).saturating_sub(cold.sizes.local) };
         let ends = self.policy.recall().map_or_else(Vec::new, |recall| recall.blocks(end));
         cold.cut(self.needs.sinks, &ends)?;
         for block in cold.waiting(l) {
@@ -41,7 +42,11 @@ impl Kv {
                 if slots.len() != pos.len() {
                     return Err(Error::Invalid(format!("a block of {pos:?} is not whole in its strip")));
                 }
-                let key = unplaced(rope, &head.strip, &slots, cold.sizes.keys as usize, &mut cold.far[h]);
+                let mut key = unplaced(rope, &head.strip, &slots, cold.sizes.keys as usize, &mut cold.far[h]);
+                if is_grouped {
+                    let d = key.len();
+                    turn(rope, &mut key, d, i64::from(pos.end) - 1);
+                }
                 cold.spill(l, h, &key)?;
                 drop_slots(head, &mut self.ledger, &slots);
             }
@@ -263,7 +268,7 @@ fn gather_far(
 }
 
 /// Turns keys that stand at position 0, from slot `from` on, to their own positions.
-fn replace_keys(rope: &Rope, far: &mut Strip, from: usize) {
+pub(crate) fn replace_keys(rope: &Rope, far: &mut Strip, from: usize) {
     let d = far.layout().head_dim;
     let turned: Vec<(Vec<f32>, Vec<f32>, Pos)> = (from..far.len())
         .map(|slot| {
@@ -279,7 +284,7 @@ fn replace_keys(rope: &Rope, far: &mut Strip, from: usize) {
 }
 
 /// Blocks that come back exist, ascend and fit.
-fn check(back: &[u32], cold: &Cold) -> Result<()> {
+pub(crate) fn check(back: &[u32], cold: &Cold) -> Result<()> {
     let exist = back.iter().all(|b| (*b as usize) < cold.blocks.len());
     if !exist || !back.is_sorted_by(|a, b| a < b) {
         return Err(Error::Invalid("blocks to bring back that are none, or out of order".into()));

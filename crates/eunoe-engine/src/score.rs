@@ -18,6 +18,11 @@ pub enum Windows {
         /// Tokens from one window's start to the next.
         stride: usize,
     },
+    /// One sequence, of which the first tokens are a prompt and the others, which alone are scored, its answer.
+    Answer {
+        /// Tokens of the prompt.
+        prompt: usize,
+    },
 }
 
 /// The scores of a text.
@@ -29,6 +34,8 @@ pub struct Scores {
     pub peak_bytes: u64,
     /// The plan in effect.
     pub plan_used: String,
+    /// [`Bill::attended`](crate::Bill::attended) of the last window.
+    pub attended: f64,
 }
 
 impl Scores {
@@ -47,7 +54,7 @@ impl Engine {
     /// [`Error::Interrupted`].
     pub fn score(&self, plan: &Plan, tokens: &[u32], windows: Windows, progress: GoOn<'_>) -> Result<Scores> {
         let (ctx, stride) = match windows {
-            Windows::Whole => (tokens.len(), tokens.len()),
+            Windows::Whole | Windows::Answer { .. } => (tokens.len(), tokens.len()),
             // a text shorter than a window is one window; a stride beyond the window stays an error
             Windows::Sliding { ctx, stride } if stride <= ctx => {
                 (ctx.min(tokens.len()), stride.min(tokens.len()))
@@ -61,8 +68,19 @@ impl Engine {
                 tokens.len()
             )));
         }
-        if plan.make_policy(u32::MAX)?.needs().keep.is_some() {
-            let why = "`prefill=dense` forgets only after the prompt, and a scored text is all prompt: score the streaming mode";
+        let prompt = match windows {
+            Windows::Answer { prompt } if prompt == 0 || prompt + 1 >= tokens.len() => {
+                let len = tokens.len();
+                return Err(Error::Invalid(format!(
+                    "a prompt of {prompt} of {len} tokens: needed are one, and two tokens after it"
+                )));
+            }
+            Windows::Answer { prompt } => Some(prompt),
+            _ => None,
+        };
+        if prompt.is_none() && plan.make_policy(u32::MAX)?.needs().keep.is_some() {
+            let why = "`prefill=dense` forgets only after the prompt, and a scored text is all prompt: score the \
+                       streaming mode, or tell how long the prompt is (--prompt)";
             return Err(Error::Unsupported(why.into()));
         }
         let bos = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
@@ -71,7 +89,7 @@ impl Engine {
         let mut start = 0;
         while done < tokens.len() && start < tokens.len() {
             let window = &tokens[start..tokens.len().min(start + ctx)];
-            self.score_window(plan, bos, window, start, done, &mut scores, progress)?;
+            self.score_window(plan, bos, window, start, done, prompt, &mut scores, progress)?;
             done = start + window.len();
             // without a BOS a window's first token is context only: the last one scored so far
             start = (start + stride).min(done - usize::from(bos.is_none()));
@@ -88,6 +106,7 @@ impl Engine {
         window: &[u32],
         start: usize,
         done: usize,
+        prompt: Option<usize>,
         scores: &mut Scores,
         progress: GoOn<'_>,
     ) -> Result<()> {
@@ -95,8 +114,9 @@ impl Engine {
         let shift = input.len() - window.len();
         // the last token is only predicted
         let len = count(input.len() - 1)?;
-        let mut session = self.session(plan, Length { prompt: len, longest: len })?;
-        let first = done.max(start);
+        let asked = prompt.map_or(Ok(len), |prompt| count(prompt + shift))?;
+        let mut session = self.session(plan, Length { prompt: asked, longest: len })?;
+        let first = done.max(start).max(prompt.unwrap_or(0));
         self.read_rows(
             &mut session,
             &input[..input.len() - 1],
@@ -111,6 +131,7 @@ impl Engine {
         )?;
         let bill = session.bill();
         scores.peak_bytes = scores.peak_bytes.max(bill.peak_bytes);
+        scores.attended = bill.attended;
         scores.plan_used = bill.plan_used;
         Ok(())
     }

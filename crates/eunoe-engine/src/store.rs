@@ -4,6 +4,7 @@ use crate::bill::{Bill, HeadBill};
 use crate::cold::Cold;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
+use crate::residual::Residual;
 use crate::ring::Ring;
 use crate::side::Side;
 use eunoe_core::Result;
@@ -22,6 +23,8 @@ pub(crate) struct Head {
     /// What the strip is trimmed to when the prompt ends (`prefill=dense`).
     keep: Option<u32>,
     pub(crate) ring: Option<Ring>,
+    /// The newest slots in full precision.
+    pub(crate) residual: Option<Residual>,
     /// Where evicted slots are folded.
     pub(crate) side: Option<Side>,
     seen: u64,
@@ -29,19 +32,14 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn new(
-        strip: Strip,
-        cap: u32,
-        keep: Option<u32>,
-        ring: Option<Ring>,
-        side: Option<Side>,
-    ) -> Self {
-        Self { strip, cap, keep, ring, side, seen: 0, evicted: 0 }
+    pub(crate) fn new(strip: Strip, cap: u32, keep: Option<u32>) -> Self {
+        Self { strip, cap, keep, ring: None, residual: None, side: None, seen: 0, evicted: 0 }
     }
 
     /// Hot bytes now.
     fn bytes(&self) -> u64 {
-        self.strip.bytes() as u64 + self.side.as_ref().map_or(0, Side::bytes)
+        let newest = self.residual.as_ref().map_or(0, |r| r.strip.bytes());
+        (self.strip.bytes() + newest) as u64 + self.side.as_ref().map_or(0, Side::bytes)
     }
 }
 
@@ -207,7 +205,8 @@ impl Kv {
     /// Books rows that are about to enter a strip.
     pub(crate) fn book(&mut self, layer: usize, head: usize, rows: usize) -> Result<()> {
         let head = &mut self.layers[layer].heads[head];
-        self.ledger.take((rows * head.strip.layout().bytes()) as u64)?;
+        let newest = head.residual.as_ref().map_or(0, |r| r.strip.layout().bytes());
+        self.ledger.take((rows * (head.strip.layout().bytes() + newest)) as u64)?;
         head.seen += rows as u64;
         Ok(())
     }
@@ -217,7 +216,7 @@ impl Kv {
         let unmarked =
             self.needs.column == Column::None && self.needs.keep.is_none() && self.needs.view.is_none();
         let mut heads = self.layers.iter().flat_map(|l| &l.heads);
-        if !unmarked || to > self.next || heads.any(|h| h.evicted > 0) {
+        if !unmarked || to > self.next || heads.any(|h| h.evicted > 0 || h.residual.is_some()) {
             return false;
         }
         for head in self.layers.iter_mut().flat_map(|l| &mut l.heads) {

@@ -264,6 +264,52 @@ fn every_token_but_the_first_is_scored_once_in_any_windows() {
 }
 
 #[test]
+fn the_newest_slots_in_full_precision_are_what_rows_see() {
+    let tokens = text(300);
+    let engines: Vec<_> = [(1, 1), (2, 7), (1, 64), (2, 512)].map(|(t, chunk)| LLAMA.open(t, chunk)).into();
+    let full = bits(&read(&engines[1], "full", &tokens));
+    assert_eq!(bits(&read(&engines[1], "full | q4(residual=400)", &tokens)), full, "nothing else is seen");
+    let logits = |plan: &str| read(&engines[1], plan, &tokens).logits().to_vec();
+    let exact = logits("full");
+    let error =
+        |plan: &str| logits(plan).iter().zip(&exact).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+    let errors = [error("full | q4"), error("full | q4(residual=100)"), error("full | q4(residual=250)")];
+    assert!(errors.is_sorted_by(|a, b| a > b) && errors[2] > 0.0, "{errors:?}");
+    for plan in [
+        "full | q4(residual=50)",
+        "h2o | q8(v=q4, residual=20) @ 90tok",
+        "a2sf | ada | q4(residual=9) @ 64tok",
+    ] {
+        let first = read(&engines[0], plan, &tokens);
+        for engine in &engines {
+            let session = read(engine, plan, &tokens);
+            assert_eq!(bits(&session), bits(&first), "{plan}");
+            let (bill, ledger) = (session.bill(), session.kv.ledger());
+            assert!(ledger.peak <= ledger.cap, "{plan}: {ledger:?}");
+            assert_eq!(ledger.live, bill.heads.iter().map(|h| h.bytes).sum::<u64>(), "{plan}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_scored_after_its_prompt_and_published_modes_trim_between() {
+    use eunoe_engine::Windows::{Answer, Whole};
+    let (engine, tokens) = (LLAMA.open(1, 16), text(60));
+    let score = |plan_text: &str, windows| engine.score(&plan(plan_text), &tokens, windows, &mut |_| true);
+    let whole = score("full", Whole).unwrap();
+    let answer = score("full", Answer { prompt: 40 }).unwrap();
+    assert_eq!(answer.nll, whole.nll[39..], "tokens 40 to 59");
+    assert_eq!(answer.attended, 1.0);
+    let trimmed = score("h2o(prefill=dense, keep=20)", Answer { prompt: 40 }).unwrap();
+    assert_eq!(trimmed.nll[0], answer.nll[0], "the prompt's last row has seen all of it");
+    assert!(trimmed.nll[1..].iter().zip(&answer.nll[1..]).any(|(a, b)| a != b) && trimmed.attended < 1.0);
+    for prompt in [0, 59, 60] {
+        let refused = score("full", Answer { prompt }).unwrap_err().to_string();
+        assert!(refused.contains("two tokens after it"), "{refused}");
+    }
+}
+
+#[test]
 fn surprisals_in_the_slots_sum_to_the_loss_of_the_text() {
     let (engine, tokens) = (LLAMA.open(1, 16), text(60));
     let session = read(&engine, "sirllm @ 4096tok", &tokens);

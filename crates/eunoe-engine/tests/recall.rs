@@ -204,6 +204,65 @@ fn inf_llm_sees_what_the_description_says() {
     }
 }
 
+/// Two-level attention of one row and head: `(blocks of the KV head that came back, rows of the pass)` known.
+#[test]
+fn landmark_attention_is_the_two_level_softmax() {
+    for (gate, prompt) in [("weighted", 131), ("plain", 90)] {
+        let plain = Plain { sinks: 0, local: 16, pass: 16, keys: 16, own: true };
+        let text_plan = format!("landmark_attention(block=16, blocks=3, gate={gate})");
+        shapes(&text_plan, prompt, plain, |oracle, name| {
+            let (r, group) = (oracle.reader, oracle.heads / oracle.kv_heads);
+            let scale = 1.0 / (D as f64).sqrt();
+            let weight = if gate == "weighted" { 16f64.ln() } else { 0.0 };
+            let query = |row: usize, h: usize| turned(oracle.head(&r.q, row, h), row as f64);
+            let key = |j: usize, kv: usize| turned(oracle.head(&r.k, j, kv), j as f64);
+            let landmark = |b: usize, kv: usize| -> Vec<f64> {
+                let sum =
+                    |i: usize| (b * 16..b * 16 + 16).map(|j| oracle.head(&r.k, j, kv)[i]).sum::<f64>() / 16.0;
+                turned(&(0..D).map(sum).collect::<Vec<_>>(), (b * 16 + 15) as f64)
+            };
+            let gate = |row, h, b| dot(&query(row, h), &landmark(b, h / group)) * scale + weight;
+            for row in 0..LEN {
+                let first = if row < prompt { row / 16 * 16 } else { row };
+                let pass = first..if row < prompt { (first + 16).min(prompt) } else { row + 1 };
+                for h in 0..oracle.heads {
+                    let (kv, blocks) = (h / group, first / 16);
+                    let mut most = vec![0.0f64; blocks];
+                    for (row, h) in
+                        pass.clone().flat_map(|row| (kv * group..(kv + 1) * group).map(move |h| (row, h)))
+                    {
+                        let gates: Vec<f64> = (0..blocks).map(|b| gate(row, h, b)).collect();
+                        let top = gates.iter().copied().fold(f64::MIN, f64::max);
+                        let sum: f64 = gates.iter().map(|g| (g - top).exp()).sum();
+                        most.iter_mut()
+                            .zip(&gates)
+                            .for_each(|(most, g)| *most = most.max((g - top).exp() / sum));
+                    }
+                    let mut order: Vec<usize> = (0..blocks).collect();
+                    order.sort_by(|a, b| most[*b].total_cmp(&most[*a]).then(a.cmp(b)));
+                    order.truncate(3);
+                    let score = |j: usize| dot(&query(row, h), &key(j, kv)) * scale;
+                    // exp(gate) is shared out inside its block
+                    let mut weights: Vec<(usize, f64)> =
+                        (first / 16 * 16..=row).map(|j| (j, score(j).exp())).collect();
+                    for b in order {
+                        let inside = b * 16..b * 16 + 16;
+                        let sum: f64 = inside.clone().map(|j| score(j).exp()).sum();
+                        weights.extend(inside.map(|j| (j, gate(row, h, b).exp() * score(j).exp() / sum)));
+                    }
+                    let sum: f64 = weights.iter().map(|w| w.1).sum();
+                    for i in 0..D {
+                        let want: f64 =
+                            weights.iter().map(|(j, w)| w / sum * oracle.head(&r.v, *j, kv)[i]).sum();
+                        let error = (want - r.z[row][h * D + i]).abs();
+                        assert!(error < 3e-5, "{name}: row {row}, head {h}: {error}");
+                    }
+                }
+            }
+        });
+    }
+}
+
 #[test]
 fn with_memory_for_all_blocks_and_own_positions_it_is_full_memory() {
     let engine = LLAMA.open_as(2, 64, Arithmetic::Exact);
@@ -226,7 +285,9 @@ fn read(engine: &Engine, plan: &Plan, tokens: &[u32], prompt: u32) -> Session {
     session
 }
 
-const PLANS: [&str; 4] = [
+const PLANS: [&str; 6] = [
+    "landmark_attention(block=16, blocks=2)",
+    "landmark_attention(block=32, blocks=1, gate=plain, tier=disk) | q8",
     "inf_llm(sinks=4, local=40, pass=32, block=16, memory=32)",
     "inf_llm(sinks=0, local=64, pass=64, block=8, memory=24, tier=disk) | q8",
     "em_llm(sinks=4, local=48, pass=32, block=20, memory=40)",
@@ -242,7 +303,7 @@ fn chunks_threads_company_and_tiers_change_nothing_and_the_bill_is_true() {
             let first = read(&engines[0], &plan(text_plan), &tokens, 220);
             let other_tier = match text_plan.contains("tier=disk") {
                 true => text_plan.replace("tier=disk", "tier=memory"),
-                false => text_plan.replace("sinks", "tier=disk, sinks"),
+                false => text_plan.replace('(', "(tier=disk, "),
             };
             for (engine, text_plan) in engines.iter().flat_map(|e| [(e, text_plan), (e, other_tier.as_str())])
             {
@@ -285,6 +346,7 @@ fn a_text_within_the_window_is_full_memory_bit_for_bit() {
     for text_plan in [
         "inf_llm",
         "em_llm",
+        "landmark_attention(block=150)",
         "inf_llm(local=150, pass=7)",
         "em_llm(sinks=0, local=160, pass=99, refine=conductance)",
     ] {

@@ -3,7 +3,7 @@
 use eunoe_core::{Arg, Card, Codec, Kind, Shelf};
 
 use crate::Args;
-use crate::common::arg;
+use crate::common::{SIZE, arg};
 
 /// A codec on the shelf.
 #[derive(Clone, Copy, Debug)]
@@ -23,14 +23,14 @@ pub static LIST: &[&CodecEntry] = &[
         "q8",
         "8-bit blocks",
         "stores 32 values as signed bytes with one f16 scale: 34 bytes",
-        &[VALUES],
+        &[VALUES, RESIDUAL],
     ),
     &entry(
         Codec::Q4,
         "q4",
         "4-bit blocks",
         "stores 32 values as half bytes with an f16 scale and an f16 minimum: 20 bytes",
-        &[VALUES],
+        &[VALUES, RESIDUAL],
     ),
 ];
 
@@ -41,6 +41,9 @@ const VALUES: Arg = arg(
     "how values are stored, where not as the keys are",
 );
 
+const RESIDUAL: Arg =
+    arg("residual", SIZE, "0", "newest slots that are read from an f16 copy, to be held beside");
+
 const fn entry(
     codec: Codec,
     id: &'static str,
@@ -49,6 +52,11 @@ const fn entry(
     args: &'static [Arg],
 ) -> CodecEntry {
     CodecEntry { card: Card { id, shelf: Shelf::Codec, name, paper: "", idea, args }, codec }
+}
+
+/// Newest slots that are held in f16 too.
+pub(crate) fn residual(entry: &CodecEntry, args: &Args) -> u32 {
+    if entry.card.args.iter().any(|arg| arg.name == RESIDUAL.name) { args.int(RESIDUAL.name) } else { 0 }
 }
 
 /// How values are stored under an entry with these arguments.
@@ -76,6 +84,18 @@ mod tests {
         let (apart, text) = codecs("h2o | q8(v=q4)").unwrap();
         assert_eq!((apart.k, apart.v, text.as_str()), (Codec::Q8, Codec::Q4, "h2o | q8(v=q4)"));
         assert_eq!(codecs("full | q8(v=q8)").unwrap().1, "full | q8");
+        for text in ["full | q4(residual=64)", "h2o | q8(v=q4, residual=32) @ 512tok"] {
+            assert_eq!(codecs(text).unwrap().1, text);
+        }
+        for (wrong, why) in [
+            ("hip_attention | q4(residual=64)", "chooses or moves slots itself"),
+            ("streaming_llm | q4(residual=64)", "chooses or moves slots itself"),
+            ("h2o | q4(residual=64) @ 64tok", "68 asked"),
+            ("full | f16(residual=1)", "no argument `residual`"),
+        ] {
+            let error = codecs(wrong).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
         for wrong in ["full | f32(v=q8)", "full | q8(v=f32)", "full | q4(k=q8)"] {
             assert!(codecs(wrong).is_err(), "{wrong}");
         }

@@ -107,6 +107,7 @@ pub(crate) fn recall(args: &Args) -> Result<(u32, Sizes)> {
         pass: args.int("pass"),
         keys: args.int("keys"),
         own: args.word("far") == "own",
+        grouped: None,
         surprisal: false,
         cold: args.given_bytes("cold"),
         disk: args.word("tier") == "disk",

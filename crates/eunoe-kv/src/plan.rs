@@ -7,7 +7,9 @@ use std::sync::Arc;
 use eunoe_core::{Card, Codecs, Error, Result};
 
 use crate::args::{Reading, meant};
-use crate::{Allocate, AllocatorEntry, Args, Budget, Claim, Column, Policy, PolicyEntry, Profile};
+use crate::{
+    Allocate, AllocatorEntry, Args, Budget, Claim, Column, Needs, Place, Policy, PolicyEntry, Profile,
+};
 use crate::{allocators, codecs, policies, select};
 
 /// A plan as the user wrote it, every part known and every value in range. Prints in canonical form: arguments in the
@@ -24,6 +26,8 @@ pub struct Plan {
     pub alloc_args: Args,
     /// How keys and values are stored, if the plan says.
     pub codec: Option<Codecs>,
+    /// Newest slots of each strip that are held in f16 beside their quantised form; 0 for none.
+    pub residual: u32,
     /// What stands after `@`.
     pub budget: Option<Budget>,
     /// The text that was read, without the space around it.
@@ -37,7 +41,7 @@ impl PartialEq for Plan {
     fn eq(&self, other: &Self) -> bool {
         self.args == other.args
             && self.alloc_args == other.alloc_args
-            && (self.codec, self.budget) == (other.codec, other.budget)
+            && (self.codec, self.residual, self.budget) == (other.codec, other.residual, other.budget)
     }
 }
 
@@ -56,6 +60,7 @@ impl Plan {
             allocator: allocators::LIST[0],
             alloc_args: Args::new(&allocators::LIST[0].card),
             codec: None,
+            residual: 0,
             budget: None,
             text: text.trim().into(),
             profile: None,
@@ -82,6 +87,14 @@ impl Plan {
         };
         let policy = self.make_policy(slots).map_err(|error| parser.error(head, error))?;
         let needs = policy.needs();
+        if self.residual > 0 && (needs.view.is_some() || needs.recall.is_some() || needs.place == Place::Rank)
+        {
+            let id = self.policy.card.id;
+            let why =
+                format!("`residual` holds the newest slots apart, and `{id}` chooses or moves slots itself");
+            return Err(parser.error(head, why));
+        }
+        let needs = Needs { recent: needs.recent.max(self.residual), ..needs };
         if needs.keep.is_some_and(|keep| keep > slots) {
             return Err(
                 parser.error(at, "`prefill=dense` holds the whole prompt: a budget below `keep` cannot")
@@ -151,7 +164,12 @@ impl fmt::Display for Plan {
             write!(f, " | {}{}", self.allocator.card.id, self.alloc_args)?;
         }
         if let Some(codec) = self.codec {
-            write!(f, " | {codec}")?;
+            let text = codec.to_string();
+            match (self.residual, text.strip_suffix(')')) {
+                (0, _) => write!(f, " | {text}")?,
+                (n, Some(text)) => write!(f, " | {text}, residual={n})")?,
+                (n, None) => write!(f, " | {text}(residual={n})")?,
+            }
         }
         self.budget.map_or(Ok(()), |budget| write!(f, " @ {budget}"))
     }
@@ -267,6 +285,7 @@ impl<'a> Parser<'a> {
                 Part::Codec(entry) => {
                     let args = self.args(&entry.card)?;
                     plan.codec = Some(Codecs { k: entry.codec, v: codecs::of_values(entry, &args) });
+                    plan.residual = codecs::residual(entry, &args);
                 }
             }
         }

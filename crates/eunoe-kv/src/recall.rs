@@ -22,12 +22,21 @@ pub struct Sizes {
     pub keys: u32,
     /// Slots beyond the newest `local` keep their own positions; else all are seen at a distance of `local - 1`.
     pub own: bool,
+    /// `Some`: each block is met through one landmark, and blocks leave the strips as soon as they are whole.
+    pub grouped: Option<Grouped>,
     /// [`Recall::surprised`] is asked for.
     pub surprisal: bool,
     /// Bytes that the cold tier may take; `None`: as many as the text needs.
     pub cold: Option<u64>,
     /// Blocks wait in a file, not in memory.
     pub disk: bool,
+}
+
+/// How a landmark stands for its block: by the mean key of [`Sizes::keys`] slots at the block's last position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grouped {
+    /// Its score counts ln(tokens of the block) more.
+    pub weighted: bool,
 }
 
 impl Sizes {
@@ -57,7 +66,8 @@ pub trait Recall: Send + Sync {
     fn blocks(&mut self, end: Pos) -> Vec<Pos>;
 
     /// The blocks that come back for one pass over a layer, ascending; together no more than [`Sizes::slots`].
-    /// `likeness[i]` is the dot product of block i's key with the rows' mean query, `blocks[i]` its positions.
+    /// `likeness[i]` is the dot product of block i's key with the rows' mean query, `blocks[i]` its positions. With
+    /// [`Sizes::grouped`] it is asked per KV head, and `likeness[i]` is the most that a row gives to landmark i.
     fn choose(&mut self, layer: usize, likeness: &[f32], blocks: &[Range<Pos>]) -> Vec<u32>;
 }
 

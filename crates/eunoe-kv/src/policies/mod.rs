@@ -7,6 +7,7 @@ pub mod full;
 pub mod h2o;
 pub mod hip_attention;
 pub mod inf_llm;
+pub mod landmark_attention;
 pub mod random;
 pub mod razor_attention;
 pub mod recycled_attention;
@@ -44,5 +45,6 @@ pub static LIST: &[&PolicyEntry] = &[
     &s2_attention::ENTRY,
     &inf_llm::ENTRY,
     &em_llm::ENTRY,
+    &landmark_attention::ENTRY,
     &random::ENTRY,
 ];

@@ -46,6 +46,11 @@ pub struct Args {
     #[arg(long, value_name = "N", requires = "ctx", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) stride: Option<u32>,
 
+    /// Take the first N tokens as a prompt: policies read them as one, and only what follows, read as an answer is
+    /// written, is scored
+    #[arg(long, value_name = "N", conflicts_with_all = ["ctx", "stride"], value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prompt: Option<u32>,
+
     /// Read only the first N tokens of the text
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) limit: Option<u32>,
@@ -74,6 +79,8 @@ pub struct Report {
     pub ctx: usize,
     /// Tokens from one window's start to the next.
     pub stride: usize,
+    /// Share of the text so far that a token's query met, mean; 1 under full memory.
+    pub attended: f64,
     /// Seconds that scoring took.
     pub seconds: f64,
 }
@@ -120,6 +127,9 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
 /// The windows asked for, or the whole text where the plan holds it, or windows that the model holds, with a note.
 fn windows(args: &Args, engine: &Engine, plan: &Plan, len: usize) -> Result<Windows> {
     const MOST: usize = 2048;
+    if let Some(prompt) = args.prompt {
+        return Ok(Windows::Answer { prompt: prompt as usize });
+    }
     if let Some(ctx) = args.ctx {
         let stride = args.stride.unwrap_or(ctx);
         if stride > ctx {
@@ -128,8 +138,9 @@ fn windows(args: &Args, engine: &Engine, plan: &Plan, len: usize) -> Result<Wind
         return Ok(Windows::Sliding { ctx: ctx as usize, stride: stride as usize });
     }
     let context = engine.config().context;
-    let by_rank = plan.make_policy(u32::MAX)?.needs().place == Place::Rank;
-    if by_rank || len + usize::from(engine.tokenizer.adds_bos()) <= context {
+    let needs = plan.make_policy(u32::MAX)?.needs();
+    let is_relative = needs.place == Place::Rank || needs.recall.is_some_and(|sizes| !sizes.own);
+    if is_relative || len + usize::from(engine.tokenizer.adds_bos()) <= context {
         return Ok(Windows::Whole);
     }
     let ctx = context.min(MOST);
@@ -168,7 +179,7 @@ fn score(
 
 fn report(scores: &Scores, windows: Windows, text_tokens: usize, seconds: f64) -> Report {
     let (ctx, stride) = match windows {
-        Windows::Whole => (text_tokens, text_tokens),
+        Windows::Whole | Windows::Answer { .. } => (text_tokens, text_tokens),
         Windows::Sliding { ctx, stride } => (ctx, stride),
     };
     let nll = scores.mean();
@@ -181,6 +192,7 @@ fn report(scores: &Scores, windows: Windows, text_tokens: usize, seconds: f64) -
         peak_bytes: scores.peak_bytes,
         ctx,
         stride,
+        attended: scores.attended,
         seconds,
     }
 }
@@ -230,7 +242,7 @@ mod tests {
     fn positions_are_written_as_json_lines_or_csv_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let nll = 0.1_f32 + f32::EPSILON;
-        let scores = Scores { nll: vec![(1, nll), (2, 3.5)], peak_bytes: 0, plan_used: String::new() };
+        let scores = Scores { nll: vec![(1, nll), (2, 3.5)], ..Scores::default() };
         let written = |name: &str| {
             let path = dir.path().join(name);
             write_positions(&path, &[7, 8, 9], &scores).unwrap();

@@ -1,0 +1,349 @@
+"""What each KV policy costs and keeps, beside full memory: quality, bytes, seconds, slopes.
+
+    python bench/policies.py quality --models-dir DIR --books DIR --eunoe target/release/eunoe --json quality.json
+    python bench/policies.py cost    --models-dir DIR --books DIR --eunoe target/release/eunoe --json cost.json
+    python bench/policies.py page quality.json cost.json > docs/policies.md
+
+`quality`: a passage of each book is read as a prompt, what follows it is scored token by token; and a number planted in
+a passage is asked for. `cost`: passages of growing length are read and 32 tokens written. Results that are in the file
+already are not measured again.
+"""
+
+import argparse
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import books
+from machine import machine
+
+numbers = lambda text: [int(x) for x in text.split(",")]
+
+# Plans of about a quarter of the bytes; the last two keep everything and look at about a fifth.
+QUALITY = {
+    "full": "full",
+    "full | q8": "full | q8",
+    "full | q8(v=q4)": "full | q8(v=q4)",
+    "full | q4": "full | q4",
+    "random": "random @ 26%",
+    "streaming_llm": "streaming_llm @ 26%",
+    "sirllm": "sirllm @ 26%",
+    "h2o": "h2o @ 26%",
+    "a2sf": "a2sf @ 26%",
+    "snapkv": "snapkv @ 26%",
+    "a2sf | ada": "a2sf | ada @ 26%",
+    "duo_attention": "duo_attention(ratio=0.21)",
+    "duo_attention, bottom heads": "duo_attention(ratio=0.21, split=bottom)",
+    "duo_attention, random heads": "duo_attention(ratio=0.21, split=random)",
+    "razor_attention": "razor_attention",
+    "razor_attention, token unweighted": "razor_attention(compensation=plain)",
+    "razor_attention, no token": "razor_attention(compensation=off)",
+    "s2_attention": "s2_attention",
+    "inf_llm": "inf_llm(sinks=64, local=512, pass=256, memory=512)",
+    "em_llm": "em_llm(sinks=64, local=512, pass=256, memory=512)",
+    "em_llm, refined": "em_llm(sinks=64, local=512, pass=256, memory=512, refine=modularity)",
+    "hip_attention": "hip_attention",
+    "recycled_attention": "recycled_attention(every=10)",
+    "snapkv as published, window 1": "snapkv(prefill=dense, keep=512, window=1)",
+}
+# (who should be better, than whom): what the papers claim.
+CLAIMS = [
+    ("a2sf", "h2o"),
+    ("em_llm", "inf_llm"),
+    ("em_llm, refined", "em_llm"),
+    ("sirllm", "streaming_llm"),
+    ("recycled_attention", "snapkv as published, window 1"),
+    ("razor_attention", "razor_attention, no token"),
+    ("razor_attention", "razor_attention, token unweighted"),
+    ("duo_attention", "duo_attention, random heads"),
+    ("duo_attention, random heads", "duo_attention, bottom heads"),
+    ("duo_attention", "streaming_llm"),
+    ("hip_attention", "streaming_llm"),
+    ("inf_llm", "streaming_llm"),
+    ("snapkv", "h2o"),
+]
+COST = {
+    "full": "full",
+    "hip_attention": "hip_attention",
+    "s2_attention": "s2_attention",
+    "duo_attention": "duo_attention",
+    "razor_attention": "razor_attention",
+    "recycled_attention": "recycled_attention(every=10)",
+    "inf_llm": "inf_llm",
+    "em_llm": "em_llm",
+    "inf_llm, disk": "inf_llm(tier=disk)",
+}
+NEEDLE = " The special magic number for the locker is {number}."
+QUESTION = "What is the special magic number for the locker mentioned in the text? Answer with the number."
+
+
+class Kept(dict):
+    """A JSON file that grows by one result at a time."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        super().__init__(json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {})
+
+    def measure(self, key, do):
+        if key not in self:
+            self[key] = do()
+            partial = self.path.with_suffix(".part")
+            partial.write_text(json.dumps(self, indent=1), encoding="utf-8")
+            partial.replace(self.path)
+            print(key, file=sys.stderr, flush=True)
+        return self[key]
+
+
+def run(args, *command):
+    command = [args.eunoe, *command, "--json", "--threads", args.threads]
+    done = subprocess.run([str(x) for x in command], stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout)
+
+
+def tokens_of(args, model, text):
+    return run(args, "tokenize", "-m", model, text)["tokens"]
+
+
+def cut(args, model, text, count):
+    """The beginning of a text that has about `count` tokens."""
+    share = len(tokens_of(args, model, text[: 4 * count])) / min(len(text), 4 * count)
+    return text[: int(count / share)]
+
+
+def quality(args):
+    kept = Kept(args.json)
+    kept.measure("machine", machine)
+    model = books.model_path(args.models_dir, args.model)
+    kept["settings"] = {"model": args.model, "prompt": args.prompt, "answer": args.answer, "needles": args.needles}
+    paths = books.book_paths(args.books)[: args.count]
+    folder = Path(tempfile.mkdtemp())
+    for name, plan in QUALITY.items():
+        for path in paths:
+            kept.measure(f"ppl/{name}/{path.stem}", lambda: score(args, model, plan, path, folder))
+    for name, plan in QUALITY.items():
+        for i in range(args.needles):
+            kept.measure(f"needle/{name}/{i}", lambda: needle(args, model, plan, paths, i, folder))
+
+
+def score(args, model, plan, path, folder):
+    text, lines = folder / "text.txt", folder / "lines.csv"
+    text.write_text(books.passage(path, 0.3, 8 * (args.prompt + args.answer)), encoding="utf-8")
+    report = run(
+        args, "score", "-m", model, "--file", text, "--kv", plan, "--prompt", args.prompt,
+        "--limit", args.prompt + args.answer, "--per-position", lines,
+    )  # fmt: skip
+    rows = [line.split(",") for line in lines.read_text(encoding="utf-8").splitlines()[1:]]
+    keys = ("plan_used", "peak_bytes", "attended", "seconds")
+    return {"nll": [round(float(row[2]), 4) for row in rows], **{key: report[key] for key in keys}}
+
+
+def needle(args, model, plan, paths, i, folder):
+    random.seed(i)
+    number = str(random.randrange(1_000_000, 10_000_000))
+    text = cut(args, model, books.passage(paths[i % len(paths)], 0.2 + 0.05 * (i // len(paths)), 40 * args.haystack), args.haystack)
+    at = text.find(". ", int(len(text) * (0.1 + 0.6 * (i % 7) / 6))) + 1
+    file = folder / "haystack.txt"
+    file.write_text(text[:at] + NEEDLE.format(number=number) + text[at:], encoding="utf-8")
+    report = run(args, "run", "-m", model, "--file", file, "--kv", plan, "-n", 24, QUESTION)
+    memory = report["memory"]
+    return {"found": number in report["text"].replace(",", ""), "tokens": report["usage"]["prompt_tokens"],
+            "peak_bytes": memory["peak_bytes"], "attended": memory["attended"]}  # fmt: skip
+
+
+def cost(args):
+    kept = Kept(args.json)
+    kept.measure("machine", machine)
+    model = books.model_path(args.models_dir, args.model)
+    kept["settings"] = {"model": args.model, "gen": args.gen}
+    text = "\n".join(path.read_text(encoding="utf-8") for path in books.book_paths(args.books)[:2])
+    file = Path(tempfile.mkdtemp()) / "text.txt"
+    for length in args.lengths:
+        file.write_text(cut(args, model, text, length), encoding="utf-8")
+        for name, plan in COST.items():
+            if length <= args.longest or name in ("full", "hip_attention", "s2_attention"):
+                kept.measure(f"cost/{name}/{length}", lambda: once(args, model, plan, file))
+
+
+def once(args, model, plan, file):
+    report = run(args, "run", "-m", model, "--raw", "--file", file, "--kv", plan, "-n", args.gen, "")
+    memory, usage, timing = report["memory"], report["usage"], report["timing"]
+    keys = ("peak_bytes", "cold_bytes", "returned_bytes", "attended")
+    return {"tokens": usage["prompt_tokens"], "written": usage["completion_tokens"], **timing,
+            **{key: memory[key] for key in keys}}  # fmt: skip
+
+
+def interval(values, seed=1):
+    """Mean, and its 95 % bootstrap interval over blocks that are whole."""
+    rng = random.Random(seed)
+    n = len(values)
+    means = sorted(sum(rng.choice(values) for _ in range(n)) / n for _ in range(2000))
+    return sum(values) / n, means[50], means[1949]
+
+
+def slope(points):
+    """Least squares of log y over log x."""
+    x, y = ([math.log(p[i]) for p in points] for i in range(2))
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
+
+
+def of(kept, kind, name):
+    return {key.split("/")[2]: value for key, value in kept.items() if key.startswith(f"{kind}/{name}/")}
+
+
+def blocks(values, size=64):
+    return [sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)]
+
+
+def differences(kept, a, b):
+    """Nats per token by which `a` is worse than `b`, in blocks of 64 tokens of the same text."""
+    ours, theirs = of(kept, "ppl", a), of(kept, "ppl", b)
+    both = sorted(set(ours) & set(theirs))
+    return [d for book in both for d in blocks([x - y for x, y in zip(ours[book]["nll"], theirs[book]["nll"])])]
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def quality_page(kept):
+    settings, rows = kept["settings"], []
+    full = of(kept, "ppl", "full")
+    for name, plan in QUALITY.items():
+        texts = of(kept, "ppl", name)
+        if not texts:
+            continue
+        nll = [x for text in texts.values() for x in text["nll"]]
+        mean, low, high = interval(differences(kept, name, "full")) if name != "full" else (0, 0, 0)
+        one, whole = next(iter(texts.values())), next(iter(full.values()))
+        found = of(kept, "needle", name)
+        hits = f"{sum(f['found'] for f in found.values())}/{len(found)}" if found else "-"
+        rows.append([
+            f"`{plan}`", f"{100 * one['peak_bytes'] / whole['peak_bytes']:.1f} %", f"{100 * one['attended']:.1f} %",
+            f"{math.exp(sum(nll) / len(nll)):.2f}",
+            "-" if name == "full" else f"{mean:+.3f} ({low:+.3f} … {high:+.3f})", hits,
+        ])  # fmt: skip
+    n = sum(len(text["nll"]) for text in full.values())
+    text = f"""## Quality, a first look
+
+`{settings['model']}`: of each of {len(full)} books {settings['prompt']} tokens are read as a prompt, and the {settings['answer']} tokens after it
+are scored one by one ({n} in all). *Worse* is nats per token beside `full` on the same tokens, with a 95 % bootstrap
+interval over blocks of 64 tokens. *Needle*: a number planted in a passage, asked for at its end. *Bytes*: most hot KV bytes,
+of those of `full`. *Attended*: share of the text before it that a token's query met, mean over all tokens.
+
+"""
+    text += table(["plan", "bytes", "attended", "perplexity", "worse", "needle"], rows)
+    claims = []
+    for better, worse in CLAIMS:
+        if not (of(kept, "ppl", better) and of(kept, "ppl", worse)):
+            continue
+        mean, low, high = interval(differences(kept, better, worse))
+        verdict = "confirmed" if high < 0 else "**not confirmed**" if low > 0 else "too small to tell"
+        found = [of(kept, "needle", name) for name in (better, worse)]
+        hits = " : ".join(str(sum(f["found"] for f in x.values())) for x in found)
+        n = len(differences(kept, better, worse))
+        claims.append([better, worse, f"{mean:+.3f} ({low:+.3f} … {high:+.3f})", n, verdict, hits])
+    text += f"""
+### What the papers claim
+
+Below 0: the first is better. Needles found, of {settings['needles']}, are shown beside and not part of the verdict.
+
+"""
+    return text + table(["better, says its paper", "than", "nats per token", "blocks", "verdict", "needles"], claims)
+
+
+def cost_page(kept):
+    lengths = sorted({int(key.split("/")[2]) for key in kept if key.startswith("cost/")})
+    label = lambda n: f"{n // 1024}K"
+    text = f"""## Cost by length
+
+`{kept['settings']['model']}`, f16 KV, 2 threads, one run each. Seconds to read a text of so many tokens, and its slope: the exponent of length,
+fitted to the lengths from 4K on.
+
+"""
+    get = lambda name, length: kept.get(f"cost/{name}/{length}")
+    def rows(value, digits, with_slope):
+        out = []
+        for name, plan in COST.items():
+            cells = [get(name, n) for n in lengths]
+            points = [(c["tokens"], value(c)) for n, c in zip(lengths, cells) if c and n >= 4096]
+            fit = [f"{slope(points):.2f}" if len(points) > 1 else "-"] if with_slope else []
+            out.append([f"`{plan}`", *[f"{value(c):.{digits}f}" if c else "-" for c in cells], *fit])
+        return out
+    head = ["plan", *map(label, lengths)]
+    per_token = lambda c: 1000 * c["decode_s"] / max(c["written"] - 1, 1)
+    text += table([*head, "slope"], rows(lambda c: c["prefill_s"], 1, True))
+    text += "\nMilliseconds to write a token after so many:\n\n"
+    text += table([*head, "slope"], rows(per_token, 1, True))
+    text += "\nTimes faster than `full`, reading / writing; and the shortest length from which writing is faster:\n\n"
+    faster = []
+    for name, plan in COST.items():
+        cells, even = [], "-"
+        for n in reversed(lengths):
+            ours, full = get(name, n), get("full", n)
+            if not (ours and full):
+                cells.append("-")
+                continue
+            read, write = full["prefill_s"] / ours["prefill_s"], per_token(full) / per_token(ours)
+            cells.append(f"{read:.2f} / {write:.2f}")
+            even = label(n) if write > 1 and even != "no" else even if write > 1 else ("no" if even == "-" else even)
+            if write <= 1:
+                break
+        cells += [""] * (len(lengths) - len(cells))
+        faster.append([f"`{plan}`", *reversed(cells), "-" if name == "full" else even])
+    text += table([*head, "breaks even"], faster)
+    text += "\nHot KV bytes (most, MiB):\n\n" + table(head, rows(lambda c: c["peak_bytes"] / 2**20, 1, False))
+    cold = [
+        [f"`{plan}`", label(n), f"{per_token(c):.1f}", f"{c['cold_bytes'] / 2**20:.1f}", f"{c['returned_bytes'] / 2**20:.0f}"]
+        for name, plan in COST.items() for n in lengths if (c := get(name, n)) and c["returned_bytes"]
+    ]  # fmt: skip
+    text += "\nThe cold tier: what waits in it, and what came back in all, reading and writing (MiB):\n\n"
+    return text + table(["plan", "length", "ms a token", "waits", "came back"], cold)
+
+
+def page(args):
+    text = "# What policies cost and keep\n\n<!-- written by bench/policies.py; do not edit -->\n\n"
+    for path in args.files:
+        kept = Kept(path)
+        text += (quality_page if any(k.startswith("ppl/") for k in kept) else cost_page)(kept) + "\n"
+        text += f"Measured on {kept['machine']['cpu']}, {kept['machine']['cores']} cores.\n\n"
+    print(text.rstrip())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for do, model in [(quality, "smollm2-135m"), (cost, "qwen2.5-coder-0.5b")]:
+        command = commands.add_parser(do.__name__)
+        books.add_paths(command)
+        command.add_argument("--eunoe", default="target/release/eunoe")
+        command.add_argument("--threads", type=int, default=2)
+        command.add_argument("--model", default=model)
+        command.add_argument("--json", required=True)
+        command.set_defaults(do=do)
+        if do is quality:
+            command.add_argument("--prompt", type=int, default=5000)
+            command.add_argument("--answer", type=int, default=768)
+            command.add_argument("--count", type=int, default=6, help="books")
+            command.add_argument("--needles", type=int, default=21)
+            command.add_argument("--haystack", type=int, default=3000, help="tokens of a passage with a number")
+        else:
+            command.add_argument("--lengths", type=numbers, default=[1024, 2048, 4096, 8192, 16384, 32000])
+            command.add_argument("--longest", type=int, default=16384, help="length for the plans that have no fitted slope")
+            command.add_argument("--gen", type=int, default=33)
+    command = commands.add_parser("page")
+    command.add_argument("files", nargs="+")
+    command.set_defaults(do=page)
+    args = parser.parse_args()
+    args.do(args)
+
+
+if __name__ == "__main__":
+    main()
