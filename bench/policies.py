@@ -19,25 +19,28 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
 import books
 from machine import machine
 
 numbers = lambda text: [int(x) for x in text.split(",")]
 
-# Plans of about a quarter of the bytes; the last two keep everything and look at about a fifth.
+# Plans of about a quarter of the bytes (30 % of the prompt is 26 % of prompt and answer); some keep everything and look
+# at a part.
 QUALITY = {
     "full": "full",
     "full | q8": "full | q8",
     "full | q8(v=q4)": "full | q8(v=q4)",
     "full | q4": "full | q4",
-    "random": "random @ 26%",
-    "streaming_llm": "streaming_llm @ 26%",
-    "sirllm": "sirllm @ 26%",
-    "h2o": "h2o @ 26%",
-    "a2sf": "a2sf @ 26%",
-    "snapkv": "snapkv @ 26%",
-    "a2sf | ada": "a2sf | ada @ 26%",
+    "full | q4, newest in f16": "full | q4(residual=128)",
+    "random": "random @ 30%",
+    "streaming_llm": "streaming_llm @ 30%",
+    "sirllm": "sirllm @ 30%",
+    "h2o": "h2o @ 30%",
+    "a2sf": "a2sf @ 30%",
+    "snapkv": "snapkv @ 30%",
+    "a2sf | ada": "a2sf | ada @ 30%",
     "duo_attention": "duo_attention(ratio=0.21)",
     "duo_attention, bottom heads": "duo_attention(ratio=0.21, split=bottom)",
     "duo_attention, random heads": "duo_attention(ratio=0.21, split=random)",
@@ -45,9 +48,10 @@ QUALITY = {
     "razor_attention, token unweighted": "razor_attention(compensation=plain)",
     "razor_attention, no token": "razor_attention(compensation=off)",
     "s2_attention": "s2_attention",
-    "inf_llm": "inf_llm(sinks=64, local=512, pass=256, memory=512)",
-    "em_llm": "em_llm(sinks=64, local=512, pass=256, memory=512)",
-    "em_llm, refined": "em_llm(sinks=64, local=512, pass=256, memory=512, refine=modularity)",
+    "inf_llm": "inf_llm(sinks=64, local=1000, pass=256)",
+    "em_llm": "em_llm(sinks=64, local=1000, pass=256)",
+    "em_llm, refined": "em_llm(sinks=64, local=1000, pass=256, refine=modularity)",
+    "landmark_attention": "landmark_attention(blocks=16)",
     "hip_attention": "hip_attention",
     "recycled_attention": "recycled_attention(every=10)",
     "snapkv as published, window 1": "snapkv(prefill=dense, keep=512, window=1)",
@@ -67,6 +71,7 @@ CLAIMS = [
     ("hip_attention", "streaming_llm"),
     ("inf_llm", "streaming_llm"),
     ("snapkv", "h2o"),
+    ("full | q4, newest in f16", "full | q4"),
 ]
 COST = {
     "full": "full",
@@ -79,6 +84,7 @@ COST = {
     "em_llm": "em_llm",
     "inf_llm, disk": "inf_llm(tier=disk)",
 }
+MEMORY = ["full", "full | q8", "full | q8(v=q4)", "full | q4", "duo_attention", "razor_attention", "a2sf | ada @ 25%"]
 NEEDLE = " The special magic number for the locker is {number}."
 QUESTION = "What is the special magic number for the locker mentioned in the text? Answer with the number."
 
@@ -123,12 +129,16 @@ def quality(args):
     kept["settings"] = {"model": args.model, "prompt": args.prompt, "answer": args.answer, "needles": args.needles}
     paths = books.book_paths(args.books)[: args.count]
     folder = Path(tempfile.mkdtemp())
-    for name, plan in QUALITY.items():
+    for plan in QUALITY.values():
         for path in paths:
-            kept.measure(f"ppl/{name}/{path.stem}", lambda: score(args, model, plan, path, folder))
-    for name, plan in QUALITY.items():
+            kept.measure(f"ppl/{plan}/{path.stem}", lambda: score(args, model, plan, path, folder))
+    file = folder / "long.txt"
+    file.write_text(cut(args, model, books.passage(paths[0], 0.3, 40 * args.prompt), args.prompt), encoding="utf-8")
+    for plan in MEMORY:
+        kept.measure(f"memory/{plan}", lambda: allocated(args, model, plan, file))
+    for plan in QUALITY.values():
         for i in range(args.needles):
-            kept.measure(f"needle/{name}/{i}", lambda: needle(args, model, plan, paths, i, folder))
+            kept.measure(f"needle/{plan}/{i}", lambda: needle(args, model, plan, paths, i, folder))
 
 
 def score(args, model, plan, path, folder):
@@ -154,6 +164,44 @@ def needle(args, model, plan, paths, i, folder):
     memory = report["memory"]
     return {"found": number in report["text"].replace(",", ""), "tokens": report["usage"]["prompt_tokens"],
             "peak_bytes": memory["peak_bytes"], "attended": memory["attended"]}  # fmt: skip
+
+
+def allocated(args, model, plan, file):
+    memory = run(args, "run", "-m", model, "--raw", "--file", file, "--kv", plan, "-n", 1, "")["memory"]
+    strips = [head for head in memory["heads"] if not head["sliding"]]
+    return {"rows": strips[0]["seen"], "strips": len(strips), "live_bytes": memory["live_bytes"], "budget": memory["budget_bytes"]}
+
+
+def formula(plan, model, m):
+    """Bytes by the method's own formula, from sizes and the head profile alone; heads of 64 values."""
+    profile = json.loads((ROOT / "crates/eunoe/assets/profiles" / f"{model}.json").read_text(encoding="utf-8"))
+    rows, strips, group = m["rows"], m["strips"], profile["heads"] // profile["kv_heads"]
+    most = lambda scores: [max(scores[i : i + group]) for i in range(0, len(scores), group)]
+    top = lambda name, share: set(sorted(range(strips), key=lambda i: -most(profile[name])[i])[: int(share * strips + 0.5)])
+    f16, q8, q4 = 128, 2 * 34, 2 * 20  # bytes of a key or a value
+    if plan == "duo_attention":
+        full = int(0.5 * strips + 0.5)
+        return (full * rows + (strips - full) * (64 + 256)) * (2 * f16 + 4)
+    if plan == "razor_attention":
+        full = len(top("induction", 0.14) | top("echo", 0.01))
+        local = 4 + max(256, (rows + 1) // 8)
+        return (full * rows + (strips - full) * local) * (2 * f16 + 4) + strips * (2 * 64 + 1) * 4
+    if "@" in plan:
+        return m["budget"]
+    key, value = {"full": (f16, f16), "full | q8": (q8, q8), "full | q4": (q4, q4), "full | q8(v=q4)": (q8, q4)}[plan]
+    return strips * rows * (key + value + 4)
+
+
+def memory_page(kept):
+    rows = []
+    for plan in MEMORY:
+        if m := kept.get(f"memory/{plan}"):
+            want = formula(plan, kept["settings"]["model"], m)
+            of_full = m["live_bytes"] / kept["memory/full"]["live_bytes"]
+            off = f"{100 * (m['live_bytes'] / want - 1):+.2f} %"
+            rows.append([f"`{plan}`", m["live_bytes"], want, off, f"{100 * of_full:.1f} %"])
+    text = "## Memory, by the allocator and by the formula\n\nBytes held after a text of the length below; formulas from sizes and the head profile alone.\n\n"
+    return text + table(["plan", "bytes held", "formula", "off by", "of `full`"], rows) + "\n"
 
 
 def cost(args):
@@ -194,7 +242,7 @@ def slope(points):
 
 
 def of(kept, kind, name):
-    return {key.split("/")[2]: value for key, value in kept.items() if key.startswith(f"{kind}/{name}/")}
+    return {key.split("/")[2]: value for key, value in kept.items() if key.startswith(f"{kind}/{QUALITY[name]}/")}
 
 
 def blocks(values, size=64):
@@ -210,7 +258,7 @@ def differences(kept, a, b):
 
 def table(head, rows):
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def quality_page(kept):
@@ -312,7 +360,8 @@ def page(args):
     text = "# What policies cost and keep\n\n<!-- written by bench/policies.py; do not edit -->\n\n"
     for path in args.files:
         kept = Kept(path)
-        text += (quality_page if any(k.startswith("ppl/") for k in kept) else cost_page)(kept) + "\n"
+        parts = [quality_page, memory_page] if any(k.startswith("ppl/") for k in kept) else [cost_page]
+        text += "\n".join(part(kept) for part in parts) + "\n"
         text += f"Measured on {kept['machine']['cpu']}, {kept['machine']['cores']} cores.\n\n"
     print(text.rstrip())
 

@@ -220,14 +220,14 @@ mod tests {
                 |l: usize, b: usize, h: usize| vec![(1 + 100 * l + 10 * b + h) as u8; [4, 2][b] * bytes];
             for (l, b, h) in (0..8).map(|i| (i / 4, i / 2 % 2, i % 2)) {
                 let record = record(l, b, h);
-                cold.far[h].clear();
+                cold.far[h].reset();
                 cold.far[h].append(record.len() / bytes).copy_from_slice(&record);
                 cold.spill(l, h, &[(l + b + h) as f32; 32]).unwrap();
             }
             assert_eq!((cold.waiting(0), cold.slots(1), cold.bytes), (2..2, 6, (24 * bytes) as u64));
             assert_eq!(cold.likeness(1, &[1.0; 64]), [32.0 * 3.0, 32.0 * 5.0]);
             for (l, h) in [(1, 0), (0, 1)] {
-                cold.far[h].clear();
+                cold.far[h].reset();
                 cold.bring_back(l, h, &[1, 0]).unwrap();
                 assert_eq!(cold.far[h].records(0..2), record(l, 1, h));
                 assert_eq!(cold.far[h].records(2..6), record(l, 0, h));

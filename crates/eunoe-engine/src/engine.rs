@@ -74,6 +74,22 @@ impl Session {
         true
     }
 
+    /// At most `most` rows to be read next, and how many of `tokens` they are: where the model was trained with landmark
+    /// tokens, those stand between them at their positions.
+    fn placed(&self, tokens: &[u32], most: usize) -> (Vec<u32>, usize) {
+        let Some(sizes) = self.kv.needs().recall.filter(|sizes| sizes.landmark().is_some()) else {
+            let count = tokens.len().min(most);
+            return (tokens[..count].to_vec(), count);
+        };
+        let (mut rows, mut count) = (Vec::new(), 0);
+        while rows.len() < most && count < tokens.len() {
+            let landmark = sizes.landmark_at(self.kv.next + rows.len() as u32);
+            rows.push(landmark.unwrap_or(tokens[count]));
+            count += usize::from(landmark.is_none());
+        }
+        (rows, count)
+    }
+
     /// The next rows must be read as one pass: their policy recalls blocks for all of them at once.
     fn whole_pass(&self) -> bool {
         self.kv.needs().recall.is_some() && self.kv.next < self.length.prompt
@@ -144,6 +160,7 @@ impl Engine {
     /// A sequence of this model, laid out under a configuration that may allow more positions.
     pub(crate) fn session_under(&self, config: &Config, plan: &Plan, length: Length) -> Result<Session> {
         let layout = Layout::new(config, plan, length, self.default_codec())?;
+        let length = layout.length();
         let kv = Kv::new(config, plan, layout)?;
         Ok(Session { kv, length, logits: Buffer::default(), prompt_ended: false, is_broken: false })
     }
@@ -193,11 +210,10 @@ impl Engine {
                 return Err(Error::Interrupted);
             }
             let chunk = if session.whole_pass() { usize::MAX } else { self.options.chunk.max(1) };
-            let count = (tokens.len() - at).min(chunk).min(most_rows(session).0);
-            let new = &tokens[at..at + count];
+            let (new, count) = session.placed(&tokens[at..], chunk.min(most_rows(session).0));
             at += count;
-            let x = self.pass(&mut [(session, new)], &mut NoProbe, at == tokens.len())?;
-            each(at - count, &x);
+            let x = self.pass(&mut [(session, &new)], &mut NoProbe, at == tokens.len())?;
+            each(at - count, &x[..count * self.config().d_model]);
         }
         Ok(())
     }
@@ -296,6 +312,10 @@ impl Engine {
             let why =
                 format!("logit {bad} is not a number: the weights are broken, or overflow this arithmetic");
             return Err(Error::format("model", 0, why));
+        }
+        let landmark = needs.recall.and_then(|sizes| sizes.landmark());
+        if let Some(logit) = landmark.and_then(|token| session.logits.get_mut(token as usize)) {
+            *logit = f32::NEG_INFINITY; // it is put there, never written
         }
         if !session.prompt_ended && session.kv.next >= session.length.prompt {
             session.prompt_ended = true;

@@ -65,10 +65,19 @@ impl Batch<'_> {
             rank: None,
             tiles: None,
         };
-        let near = (0..c.kv_heads).map(|h| run(&heads[h].strip, rows.clone(), first[h], h, None));
+        // the row of a landmark does not see itself
+        let has_landmark = cold.sizes.landmark_at(start + rows.len() as u32 - 1).is_some();
+        let cut = rows.end - usize::from(has_landmark);
+        let near = (0..c.kv_heads).flat_map(|h| {
+            let rest = first[h] + (cut - rows.start);
+            let runs = [(rows.start..cut, first[h]), (cut..rows.end, rest.saturating_sub(1))];
+            runs.into_iter().filter(|r| !r.0.is_empty()).map(move |(rows, first)| (h, rows, first))
+        });
+        let near = near.map(|(h, rows, first)| run(&heads[h].strip, rows, first, h, None));
         attend(on.isa, on.pool, &near.collect::<Vec<_>>(), shape, q, out, Some(&mut self.lse));
         let l = kv.layers[layer].policy_layer.unwrap_or(0);
-        let weighted = cold.sizes.grouped.is_some_and(|grouped| grouped.weighted);
+        let own = usize::from(cold.sizes.landmark().is_some());
+        let weighted = own == 0 && cold.sizes.grouped.is_some_and(|grouped| grouped.weighted);
         let weights: Vec<f32> =
             cold.blocks.iter().map(|b| if weighted { (b.len() as f32).ln() } else { 0.0 }).collect();
         let (mut gates, mut chosen) = (Vec::new(), Vec::new());
@@ -79,7 +88,7 @@ impl Batch<'_> {
             let of = Gates::new(&queries, &cold.keys(l, h, c.head_dim), on.scale, &weights);
             let back = if of.blocks == 0 { Vec::new() } else { recall.choose(l, &of.most(), &cold.blocks) };
             check(&back, cold)?;
-            cold.far[h].clear();
+            cold.far[h].reset();
             cold.bring_back(l, h, &back)?;
             replace_keys(on.rope, &mut cold.far[h], 0);
             kv.met.add(rows.len(), first[h] + cold.far[h].len(), start);
@@ -91,8 +100,9 @@ impl Batch<'_> {
             let mut runs = Vec::new();
             for h in (0..c.kv_heads).filter(|h| n < chosen[*h].len()) {
                 let end: usize = chosen[h][..=n].iter().map(|b| cold.blocks[*b as usize].len()).sum();
-                let window = Some(cold.blocks[chosen[h][n] as usize].len() as u32);
-                runs.extend(rows.clone().map(|row| run(&cold.far[h], row..row + 1, end - 1, h, window)));
+                let window = Some((cold.blocks[chosen[h][n] as usize].len() - own) as u32);
+                let last = end - 1 - own;
+                runs.extend(rows.clone().map(|row| run(&cold.far[h], row..row + 1, last, h, window)));
             }
             attend(on.isa, on.pool, &runs, shape, q, &mut inside, None);
             for (i, row) in rows.clone().enumerate() {

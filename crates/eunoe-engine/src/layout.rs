@@ -100,6 +100,12 @@ impl Layout {
         policy.bind(&shape, plan.profile.as_deref())?;
         let mut needs = policy.needs();
         needs.recent = needs.recent.max(plan.residual);
+        let length = match needs.recall {
+            Some(sizes) => {
+                Length { prompt: sizes.positions(length.prompt), longest: sizes.positions(length.longest) }
+            }
+            None => length,
+        };
         let allocator = plan.make_allocator()?;
         let strips = || (0..shape.layers).flat_map(|l| (0..shape.kv_heads).map(move |h| (l, h)));
         let claims: Vec<Claim> = strips().map(|(l, h)| policy.claim(l, h, length.longest)).collect();
@@ -201,6 +207,11 @@ impl Layout {
         let layers = policy_shape(config).layers;
         Cold::new(sizes, far_slots(&self.needs, self.longest) as u32, layers, config.kv_heads, slot, folder)
             .map(Some)
+    }
+
+    /// The text's length in positions.
+    pub(crate) fn length(&self) -> Length {
+        Length { prompt: self.prompt, longest: self.longest }
     }
 
     /// Most hot bytes that the sequence can come to take.

@@ -42,7 +42,11 @@ impl Kv {
                 if slots.len() != pos.len() {
                     return Err(Error::Invalid(format!("a block of {pos:?} is not whole in its strip")));
                 }
-                let mut key = unplaced(rope, &head.strip, &slots, cold.sizes.keys as usize, &mut cold.far[h]);
+                let stand = match cold.sizes.landmark() {
+                    Some(_) => slots[slots.len() - 1..].to_vec(),
+                    None => most_attended(&head.strip, &slots, cold.sizes.keys as usize),
+                };
+                let mut key = unplaced(rope, &head.strip, &slots, &stand, &mut cold.far[h]);
                 if is_grouped {
                     let d = key.len();
                     turn(rope, &mut key, d, i64::from(pos.end) - 1);
@@ -63,21 +67,25 @@ impl Kv {
     }
 }
 
-/// Copies slots to `to` with their keys turned back to position 0; gives the mean key of the `count` slots with the
-/// highest column.
-fn unplaced(rope: &Rope, strip: &Strip, slots: &[u32], count: usize, to: &mut Strip) -> Vec<f32> {
-    let d = strip.layout().head_dim;
-    let (mut k, mut v, mut mean) = (vec![0.0; d], vec![0.0; d], vec![0.0; d]);
-    let mut order: Vec<u32> = slots.to_vec();
+/// The `count` slots with the highest column, of equals the lower.
+fn most_attended(strip: &Strip, slots: &[u32], count: usize) -> Vec<u32> {
+    let mut order = slots.to_vec();
     let column = |slot: &u32| strip.column(*slot as usize);
     order.sort_by(|a, b| column(b).total_cmp(&column(a)).then(a.cmp(b)));
     order.truncate(count);
-    to.clear();
+    order
+}
+
+/// Copies slots to `to` with their keys turned back to position 0; gives the mean key of those that stand for them.
+fn unplaced(rope: &Rope, strip: &Strip, slots: &[u32], stand: &[u32], to: &mut Strip) -> Vec<f32> {
+    let d = strip.layout().head_dim;
+    let (mut k, mut v, mut mean) = (vec![0.0; d], vec![0.0; d], vec![0.0; d]);
+    to.reset();
     for slot in slots {
         place(rope, strip, *slot as usize, 0, (&mut k, &mut v));
         to.push(&k, &v, strip.pos(*slot as usize));
-        if order.contains(slot) {
-            mean.iter_mut().zip(&k).for_each(|(mean, k)| *mean += k / order.len() as f32);
+        if stand.contains(slot) {
+            mean.iter_mut().zip(&k).for_each(|(mean, k)| *mean += k / stand.len() as f32);
         }
     }
     mean
@@ -246,7 +254,7 @@ fn gather_far(
     let (mut k, mut v) = (vec![0.0; d], vec![0.0; d]);
     let own = cold.sizes.own;
     let first_cold = cold.blocks.first().map_or(u32::MAX, |block| block.start);
-    cold.far[h].clear();
+    cold.far[h].reset();
     let mut brought = false;
     for slot in 0..strip.len() {
         let pos = strip.pos(slot);

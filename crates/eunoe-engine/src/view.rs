@@ -79,20 +79,23 @@ impl Batch<'_> {
             kv.listed.push(Strip::new(layout, stored.layer.heads[0].strip.capacity())?);
         }
         let mut firsts = Vec::with_capacity(heads.len());
-        for (n, (keys, listed)) in heads.iter().zip(&mut kv.listed).enumerate() {
-            let kv_head = n / per_strip;
+        for (n, keys) in heads.iter().enumerate() {
             firsts.push(match keys {
-                Keys::Live => first[kv_head],
+                Keys::Live => first[n / per_strip],
                 Keys::List(slots) => {
-                    let own = first[kv_head]..first[kv_head] + rows.len();
-                    check(slots, own.start)?;
-                    listed.clear();
-                    listed.gather(&stored.layer.heads[kv_head].strip, slots.iter().map(|s| *s as usize));
-                    listed.gather(&stored.layer.heads[kv_head].strip, own);
+                    check(slots, first[n / per_strip])?;
                     slots.len()
                 }
             });
         }
+        let listed: Vec<Mutex<&mut Strip>> = kv.listed.iter_mut().map(Mutex::new).collect();
+        on.pool.run(heads.len(), &|n| {
+            let (Keys::List(slots), Ok(mut listed)) = (&heads[n], listed[n].lock()) else { return };
+            let strip = &stored.layer.heads[n / per_strip].strip;
+            listed.reset();
+            listed.gather(strip, slots.iter().map(|s| *s as usize));
+            listed.gather(strip, first[n / per_strip]..first[n / per_strip] + rows.len());
+        });
         firsts.iter().for_each(|first| kv.met.add(rows.len(), *first, start));
         let run = |(n, keys): (usize, &Keys)| {
             let live = &stored.layer.heads[n / per_strip].strip;

@@ -292,6 +292,22 @@ fn the_newest_slots_in_full_precision_are_what_rows_see() {
 }
 
 #[test]
+fn where_both_strips_hold_the_same_every_slot_is_seen_once() {
+    let engine = Toy { layers: 1, ..LLAMA }.open_as(2, 64, eunoe_engine::Arithmetic::Exact);
+    for (len, residual) in [(65, 50), (110, 50), (110, 64), (300, 10)] {
+        let tokens = text(len);
+        let whole = read(&engine, "full | f16", &tokens);
+        let apart = eunoe_kv::Plan { residual, ..plan("full | f16") };
+        let mut session = engine.session(&apart, Length { prompt: len as u32, longest: len as u32 }).unwrap();
+        engine.read(&mut session, &tokens, &mut |_| true).unwrap();
+        let pairs = session.logits().iter().zip(whole.logits());
+        let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // logits go up to 40, and weights are rounded to 8 bits within each part
+        assert!(error < 0.02, "{residual} of {len}: {error}");
+    }
+}
+
+#[test]
 fn an_answer_is_scored_after_its_prompt_and_published_modes_trim_between() {
     use eunoe_engine::Windows::{Answer, Whole};
     let (engine, tokens) = (LLAMA.open(1, 16), text(60));

@@ -37,9 +37,30 @@ pub struct Sizes {
 pub struct Grouped {
     /// Its score counts ln(tokens of the block) more.
     pub weighted: bool,
+    /// `Some`: the model was trained with this landmark token, which stands last in every block: its own key stands for
+    /// the block, and nothing is read from it.
+    pub token: Option<u32>,
 }
 
 impl Sizes {
+    /// The landmark token of a model that was trained with one.
+    pub fn landmark(&self) -> Option<u32> {
+        self.grouped.and_then(|grouped| grouped.token)
+    }
+
+    /// The landmark token that stands at a position.
+    pub fn landmark_at(&self, pos: Pos) -> Option<u32> {
+        self.landmark().filter(|_| (pos + 1).is_multiple_of(self.block))
+    }
+
+    /// Positions that a text takes with the landmarks between its tokens.
+    pub fn positions(&self, tokens: u32) -> u32 {
+        match self.landmark() {
+            Some(_) => tokens.saturating_add(tokens.saturating_sub(1) / (self.block - 1).max(1)),
+            None => tokens,
+        }
+    }
+
     /// Most slots that a strip ever holds: sinks, the newest with a pass before it, and a block that is not full yet.
     pub fn hot(&self, sinks: u32) -> u32 {
         sinks + self.local + self.pass + self.block

@@ -181,9 +181,9 @@ impl Strip {
         }
     }
 
-    /// Removes every slot.
-    pub fn clear(&mut self) {
-        self.truncate(0);
+    /// Removes every slot and keeps the memory, to be filled again at once.
+    pub fn reset(&mut self) {
+        self.len = 0;
     }
 
     /// The key of slot `i` as stored, decoded: `[head_dim]`.

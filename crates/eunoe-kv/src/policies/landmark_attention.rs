@@ -6,9 +6,9 @@
 //!   block gets p\[landmark\] · softmax inside the block
 //! * Shapes:   gates \[rows, group, blocks\] → k blocks per layer and KV head
 //! * Cost:     hot: (2 + k) blocks; a row meets (k + 1) · block slots and a landmark per block
-//! * Differs:  no checkpoint with landmark tokens is needed, and none is made use of: a landmark is the mean key of its
-//!   block at the block's last position, `weighted` by ln(block), which bounds the block's mass from below; blocks keep
-//!   their own positions; a KV head chooses for its group, by the most that any of its heads and rows would give
+//! * Differs:  without `token` no landmarks are trained: a landmark is the mean key of its block at the block's last
+//!   position, `weighted` by ln(block), which bounds the block's mass from below; blocks keep their own positions; a KV
+//!   head chooses for its group, by the most that any of its heads and rows would give
 //! * Oracle:   the two-level softmax written down
 
 use std::ops::Range;
@@ -29,6 +29,13 @@ const GATE: Arg = arg(
     "whether a landmark weighs as many tokens as its block has, or one",
 );
 
+const TOKEN: Arg = arg(
+    "token",
+    Kind::Int { min: 0, max: u32::MAX },
+    "none",
+    "id of the landmark token that the model was trained with: one is put at the end of every block",
+);
+
 /// The method's entry.
 pub static ENTRY: PolicyEntry = PolicyEntry {
     card: Card {
@@ -37,7 +44,7 @@ pub static ENTRY: PolicyEntry = PolicyEntry {
         name: "Landmark Attention",
         paper: "Mohtashami 2023, arXiv 2305.16300",
         idea: "gives every block a landmark; the blocks whose landmarks attract come back and share what those got",
-        args: &[BLOCK, BLOCKS, GATE, COLD, TIER],
+        args: &[BLOCK, BLOCKS, GATE, TOKEN, COLD, TIER],
     },
     make: |args, _| Ok(Box::new(make(args)?)),
 };
@@ -55,7 +62,10 @@ fn make(args: &crate::Args) -> Result<Landmark> {
             keys: block,
             own: true,
             surprisal: false,
-            grouped: Some(Grouped { weighted: args.word("gate") == "weighted" }),
+            grouped: Some(Grouped {
+                weighted: args.word("gate") == "weighted",
+                token: args.given_int("token"),
+            }),
             cold: args.given_bytes("cold"),
             disk: args.word("tier") == "disk",
         },

@@ -87,8 +87,13 @@ impl List {
             })
             .collect();
         let mut order: Vec<u32> = (0..attn.len() as u32).collect();
-        order.sort_by(|a, b| pooled[*b as usize].total_cmp(&pooled[*a as usize]).then(a.cmp(b)));
-        order.truncate(k);
+        let by_attention =
+            |a: &u32, b: &u32| pooled[*b as usize].total_cmp(&pooled[*a as usize]).then(a.cmp(b));
+        if k < order.len() {
+            order.select_nth_unstable_by(k, by_attention);
+            order.truncate(k);
+        }
+        order.sort_unstable_by(by_attention);
         let mut slots = order.clone();
         slots.sort_unstable();
         Self { slots, leaving: order }

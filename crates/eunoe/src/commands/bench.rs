@@ -5,9 +5,9 @@ use std::io::{self, BufRead as _};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use eunoe_core::Error;
-use eunoe_engine::{Bench, Engine, Event, Length, Limits, Point, Row};
+use eunoe_engine::{Bench, Engine, Event, Layout, Length, Limits, Point, Row};
 use eunoe_kv::Plan;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::options::ModelOption;
 use crate::context::Context;
 use crate::interrupt::Interrupt;
-use crate::{open, out, profiles, progress, units};
+use crate::{memory, open, out, profiles, progress, units};
 
 /// Measure tokens per second: reading a prompt and writing an answer, at several depths, under several plans
 ///
@@ -114,6 +114,23 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         gen_tokens: args.generate as usize,
         repeat: args.repeat as usize,
     };
+    let longest =
+        bench.depths.iter().max().unwrap_or(&0) + bench.prompts.iter().max().unwrap_or(&0) + bench.gen_tokens;
+    let length = Length { prompt: u32::try_from(longest)?, longest: u32::try_from(longest)? };
+    // speed can be measured at positions that the model was not trained on
+    let mut config = engine.config().clone();
+    config.context = usize::MAX;
+    for plan in &plans {
+        let layout = Layout::new(&config, plan, length, engine.default_codec())?;
+        let (needed, free) = (layout.most_bytes() + layout.cold_bytes().0, memory::allowed(None)?);
+        if needed > free {
+            let (needed, free) = (units::bytes(needed), units::bytes(free));
+            bail!(
+                "`{}` at {longest} tokens needs {needed} of KV memory, half of what is free is {free}",
+                plan.text
+            );
+        }
+    }
     let per_depth = bench.prompts.len() + usize::from(bench.gen_tokens > 0);
     let bar = progress::bar("measuring", (plans.len() * bench.depths.len() * per_depth) as u64, "rows");
     bar.tick();

@@ -13,7 +13,7 @@ use crate::bill::Bill;
 use crate::context::Context;
 use crate::home::Home;
 use crate::interrupt::Interrupt;
-use crate::{models, open, out, pull, units};
+use crate::{models, open, out, profiles, pull, units};
 
 const MODEL: &str = "smollm2-135m";
 /// The first paragraph says what it is, the rest is read.
@@ -26,10 +26,13 @@ const QUESTION: &str =
 /// Most tokens of an answer.
 const ANSWER: u32 = 24;
 /// In the order in which they are tried; those for which no time is left are named.
-const PLANS: [&str; 9] = [
+const PLANS: [&str; 12] = [
     "full",
     "streaming_llm @ 12.5%",
+    "duo_attention",
     "a2sf @ 12.5%",
+    "em_llm",
+    "full | q4",
     "a2sf @ 3.125%",
     "snapkv @ 12.5%",
     "streaming_llm @ 3.125%",
@@ -48,7 +51,8 @@ const READINGS: f64 = 8.0;
 /// The main job on real input: one text read under full memory and under less, and what the forgetting cost
 ///
 /// A story that just fits the model's window is read, with one sentence planted in its middle, and the model is asked
-/// about that sentence: with full memory, then with an eighth of it and less under several methods. Fetches
+/// about that sentence: with full memory, then with less under several
+/// methods. Fetches
 /// `smollm2-135m` if it is missing. Takes less than two minutes: methods for which no time is left are named.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -187,7 +191,8 @@ fn ask(
     full: Option<&Row>,
     interrupt: &Interrupt,
 ) -> Result<Row> {
-    let mut session = engine.session(&Plan::parse(plan)?, length)?;
+    let asked = profiles::attach(Plan::parse(plan)?, Path::new(MODEL))?;
+    let mut session = engine.session(&asked, length)?;
     let prefill_s = answer::read(engine, &mut session, prompt, interrupt)?;
     let request = Request { max_tokens: ANSWER as usize, ..Request::default() };
     let (answer, decode_s) =

@@ -110,23 +110,27 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
 
 fn render(report: &Report, saved: Option<&PathBuf>) -> String {
     let (p, c) = (&report.profile, &report.check);
+    let count = |scores: &[f32], least: f32| scores.iter().filter(|s| **s >= least).count();
     let percent = |x: f64| format!("{:.0} %", 100.0 * x);
     let mut text = format!(
-        "{} of {} planted sentences repeated; {} of {} heads retrieve (score at least 0.1), {} not at all\n\n",
+        "{} of {} planted sentences repeated; {} of {} heads retrieve (score at least 0.1), {} not at all\n\
+         {} heads continue repetitions (induction at least 0.1), {} put half of their attention on the first four \
+         tokens,\n{} put nine tenths on those and the newest 256\n\n",
         p.found[0],
         p.found[1],
         percent(report.share_retrieving),
         p.retrieval.len(),
-        percent(report.share_zero)
+        percent(report.share_zero),
+        count(&p.induction, 0.1),
+        count(&p.sink, 0.5),
+        count(&p.streaming, 0.9),
     );
-    let mut rows = vec![["layer", "head", "retrieval", "induction"].map(String::from)];
+    let mut rows = vec![["layer", "head", "retrieval", "induction", "sink"].map(String::from)];
     let score = |x: f32| format!("{x:.2}");
-    rows.extend(
-        report
-            .best
-            .iter()
-            .map(|b| [b.layer.to_string(), b.head.to_string(), score(b.retrieval), score(b.induction)]),
-    );
+    rows.extend(report.best.iter().map(|b| {
+        let sink = p.sink[b.layer * p.heads + b.head];
+        [b.layer.to_string(), b.head.to_string(), score(b.retrieval), score(b.induction), score(sink)]
+    }));
     text += &out::columns(&rows);
     let interval =
         |s: &Share| format!("{} ({} … {})", percent(s.mean), percent(s.interval[0]), percent(s.interval[1]));
