@@ -200,6 +200,8 @@ def memory_page(kept):
             of_full = m["live_bytes"] / kept["memory/full"]["live_bytes"]
             off = f"{100 * (m['live_bytes'] / want - 1):+.2f} %"
             rows.append([f"`{plan}`", m["live_bytes"], want, off, f"{100 * of_full:.1f} %"])
+    if not rows:
+        return ""
     text = "## Memory, by the allocator and by the formula\n\nBytes held after a text of the length below; formulas from sizes and the head profile alone.\n\n"
     return text + table(["plan", "bytes held", "formula", "off by", "of `full`"], rows) + "\n"
 
@@ -266,8 +268,8 @@ def quality_page(kept):
     full = of(kept, "ppl", "full")
     for name, plan in QUALITY.items():
         texts = of(kept, "ppl", name)
-        if not texts:
-            continue
+        if len(texts) < len(full):
+            continue  # not measured, or not on all books yet
         nll = [x for text in texts.values() for x in text["nll"]]
         mean, low, high = interval(differences(kept, name, "full")) if name != "full" else (0, 0, 0)
         one, whole = next(iter(texts.values())), next(iter(full.values()))
@@ -290,7 +292,7 @@ of those of `full`. *Attended*: share of the text before it that a token's query
     text += table(["plan", "bytes", "attended", "perplexity", "worse", "needle"], rows)
     claims = []
     for better, worse in CLAIMS:
-        if not (of(kept, "ppl", better) and of(kept, "ppl", worse)):
+        if min(len(of(kept, "ppl", name)) for name in (better, worse)) < len(full):
             continue
         mean, low, high = interval(differences(kept, better, worse))
         verdict = "confirmed" if high < 0 else "**not confirmed**" if low > 0 else "too small to tell"
