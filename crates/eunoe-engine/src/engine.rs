@@ -278,19 +278,27 @@ impl Engine {
         }
         let count = tokens.len() as u64;
         let (asked, have) = (u64::from(session.kv.next) + count, u64::from(session.length.longest));
-        let (most, what) = most_rows(session);
-        let (what, asked, have, hint) = match asked > have {
-            true => {
-                ("tokens of a sequence", asked, have, "make it with room for the whole text and its answer")
-            }
-            false => (what, count, most as u64, "read in smaller pieces"),
+        let limit = |what: &str, asked, have, hint: &str| {
+            Err(Error::Limit { what: what.into(), asked, have, hint: hint.into() })
         };
-        let is_part = asked < have && what == PASS && session.whole_pass();
-        if asked <= have && !is_part {
-            return Ok(());
+        if asked > have {
+            let hint = "make it with room for the whole text and its answer";
+            return limit("tokens of a sequence", asked, have, hint);
         }
-        let hint = if is_part { "read the prompt in whole passes" } else { hint };
-        Err(Error::Limit { what: what.into(), asked, have, hint: hint.into() })
+        let (most, what) = most_rows(session);
+        let most = most as u64;
+        if count > most {
+            return limit(what, count, most, "read in smaller pieces");
+        }
+        if count < most && session.whole_pass() {
+            return limit(
+                "rows at once under a policy that recalls blocks: as many, no fewer",
+                count,
+                most,
+                "read the prompt in whole passes",
+            );
+        }
+        Ok(())
     }
 
     /// Books the rows that a forward pass has stored.

@@ -44,9 +44,10 @@ pub struct Layout {
     sliding_cap: u32,
     pub(crate) budget_bytes: Option<u64>,
     slot_bytes: u64,
-    sliding_slot_bytes: u64,
-    /// Of the side slot that each strip has where evicted slots are folded, and of its newest slots in full precision.
-    side_bytes: u64,
+    /// Of a slot without a column.
+    bare_slot_bytes: u64,
+    /// Beside each strip: its side slot where evicted slots are folded, and its newest slots in full precision.
+    beside_bytes: u64,
     residual: u32,
     sliding_strips: u64,
     kv_heads: u64,
@@ -136,8 +137,8 @@ impl Layout {
             sliding_cap,
             budget_bytes,
             slot_bytes: bytes(codec, column),
-            sliding_slot_bytes: bytes(codec, false),
-            side_bytes: if needs.fate == Fate::Drop { 0 } else { Side::bytes_of(config.head_dim) }
+            bare_slot_bytes: bytes(codec, false),
+            beside_bytes: if needs.fate == Fate::Drop { 0 } else { Side::bytes_of(config.head_dim) }
                 + residual_bytes(plan, config, length.longest),
             residual: plan.residual,
             sliding_strips: sliding_strips as u64,
@@ -188,7 +189,7 @@ impl Layout {
     pub fn cold_bytes(&self) -> (u64, bool) {
         let Some(sizes) = self.needs.recall else { return (0, false) };
         let slots = u64::from(self.longest.saturating_sub(sizes.local.saturating_add(self.needs.sinks)));
-        (slots * self.caps.len() as u64 * self.sliding_slot_bytes, sizes.disk)
+        (slots * self.caps.len() as u64 * self.bare_slot_bytes, sizes.disk)
     }
 
     /// The cold tier of a sequence, where its policy has one.
@@ -217,11 +218,11 @@ impl Layout {
     /// Most hot bytes that the sequence can come to take.
     pub fn most_bytes(&self) -> u64 {
         let slots: u64 = self.caps.iter().map(|c| u64::from(*c)).sum();
-        let sides = self.caps.len() as u64 * self.side_bytes;
-        let far = far_slots(&self.needs, self.longest) * self.kv_heads * self.sliding_slot_bytes;
+        let sides = self.caps.len() as u64 * self.beside_bytes;
+        let far = far_slots(&self.needs, self.longest) * self.kv_heads * self.bare_slot_bytes;
         far + sides
             + slots * self.slot_bytes
-            + self.sliding_strips * u64::from(self.sliding_cap) * self.sliding_slot_bytes
+            + self.sliding_strips * u64::from(self.sliding_cap) * self.bare_slot_bytes
     }
 
     /// Slots that a row at the end of the text reads, mean over the strips that a policy acts on.
@@ -234,7 +235,7 @@ impl Layout {
     pub fn bytes_of(&self, slots: f64) -> u64 {
         let (strips, slot) = (self.caps.len() as f64, self.slot_bytes as f64);
         (strips * slots * slot) as u64
-            + self.sliding_strips * u64::from(self.sliding_cap) * self.sliding_slot_bytes
+            + self.sliding_strips * u64::from(self.sliding_cap) * self.bare_slot_bytes
     }
 
     /// Slots of the smallest and the largest strip that a policy acts on.

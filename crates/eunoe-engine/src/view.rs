@@ -22,10 +22,6 @@ impl Store for Stored<'_> {
         self.layer.heads[kv_head].strip.len()
     }
 
-    fn pos(&self, kv_head: usize, slot: usize) -> Pos {
-        self.layer.heads[kv_head].strip.pos(slot)
-    }
-
     fn dots(&self, asks: &mut [Dots<'_>]) {
         let asks: Vec<Mutex<&mut Dots<'_>>> = asks.iter_mut().map(Mutex::new).collect();
         self.on.pool.run(asks.len(), &|i| {

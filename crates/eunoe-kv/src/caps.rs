@@ -58,9 +58,9 @@ impl Room {
 }
 
 /// The cap of each strip, layer-major. A strip that claims everything gets `longest`, one that claims a number gets it
-/// (at most `longest`). Every other first gets the least
-/// with which it can evict, `sinks + recent + step` (and `step` above its floor), then its share of the rest by
-/// weight, at most `longest` in all; what it cannot use goes to the others by weight.
+/// (at most `longest`). Every other first gets the least with which it can evict, `sinks + recent + step` (and `step`
+/// above its floor), then its share of the rest by weight, at most `longest` in all; what it cannot use goes to the
+/// others by weight.
 ///
 /// # Errors
 /// [`Error::Limit`] if the whole claims or the least slots exceed the room, with both numbers; [`Error::Shape`] if

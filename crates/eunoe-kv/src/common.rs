@@ -127,6 +127,12 @@ pub(crate) fn recall(args: &Args) -> Result<(u32, Sizes)> {
     Ok((args.int("sinks"), sizes))
 }
 
+/// What a policy needs that recalls blocks by the slots that were looked at most.
+pub(crate) fn recalls(sinks: u32, sizes: Sizes) -> Needs {
+    let column = Column::Running { decay: 1.0 };
+    Needs { column, sinks, recent: sizes.local, recall: Some(sizes), ..Needs::PLAIN }
+}
+
 /// [`STEP`]: by default a sixteenth of the strip, which costs one more attention run per sixteenth.
 pub(crate) fn step(args: &Args, slots: u32) -> u32 {
     args.given_int("step").unwrap_or((slots / 16).clamp(1, 64))

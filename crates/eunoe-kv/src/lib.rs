@@ -182,8 +182,14 @@ pub trait Policy: Send + Sync {
     }
 
     /// Scores every slot into `out` (one per slot): higher stays; of equals the lower position stays.
-    /// Called only when a strip is full; `now` is the position of the newest stored row.
-    fn score(&self, layer: usize, kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]);
+    /// Called only when a strip is full; `now` is the position of the newest stored row. By default the oldest goes.
+    fn score(&self, layer: usize, kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {
+        let _ = (layer, kv_head);
+        for (out, pos) in out.iter_mut().zip(strip.pos) {
+            // the age, not the position: f32 counts whole numbers only up to 2^24
+            *out = -((now - pos) as f32);
+        }
+    }
 
     /// With [`Needs::view`]: positions that no row from `next`, the first of a block, on ever sees; they are dropped.
     fn retire(&self, layer: usize, kv_head: usize, next: Pos) -> Range<Pos> {

@@ -63,20 +63,22 @@ impl Sizes {
 
     /// Most slots that a strip ever holds: sinks, the newest with a pass before it, and a block that is not full yet.
     pub fn hot(&self, sinks: u32) -> u32 {
-        sinks + self.local + self.pass + self.block
+        [self.local, self.pass, self.block].into_iter().fold(sinks, u32::saturating_add)
+    }
+
+    /// Slots that a row reads on average: a block that is not full yet counts half.
+    pub(crate) fn attended(&self, sinks: u32) -> f64 {
+        [sinks, self.local, self.slots].map(f64::from).iter().sum::<f64>() + f64::from(self.block) / 2.0
     }
 
     /// Most slots that are seen beyond the newest.
     pub fn far(&self, sinks: u32) -> u32 {
-        sinks + self.slots + self.block + self.pass
+        [self.slots, self.block, self.pass].into_iter().fold(sinks, u32::saturating_add)
     }
 }
 
 /// Where blocks end, and which come back.
 pub trait Recall: Send + Sync {
-    /// Constant after construction.
-    fn sizes(&self) -> Sizes;
-
     /// Surprisal of the rows of a pass, the first at position `first`. Rows come in order, none twice.
     fn surprised(&mut self, first: Pos, surprisal: &[f32], keys: &dyn Likeness) {
         let _ = (first, surprisal, keys);

@@ -27,9 +27,6 @@ pub trait Store {
     /// Slots of a strip, the rows' own included.
     fn len(&self, kv_head: usize) -> usize;
 
-    /// The position of a slot.
-    fn pos(&self, kv_head: usize, slot: usize) -> Pos;
-
     /// Scaled dot products of queries with keys, several lists at once.
     fn dots(&self, asks: &mut [Dots<'_>]);
 

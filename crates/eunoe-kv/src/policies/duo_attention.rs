@@ -13,7 +13,7 @@ use eunoe_core::{Arg, Card, Kind, Result, Shape, Shelf};
 use crate::common::{COUNT, arg, recent, sinks};
 use crate::policies::random::mix;
 use crate::profile::top;
-use crate::{Claim, Needs, Policy, PolicyEntry, Pos, Profile, Strip};
+use crate::{Claim, Needs, Policy, PolicyEntry, Profile};
 
 const RATIO: Arg =
     arg("ratio", Kind::Float { min: 0.0, max: 1.0 }, "0.5", "share of KV heads that keep the whole text");
@@ -87,12 +87,6 @@ impl Policy for DuoAttention {
         match self.full.get(layer * self.kv_heads + kv_head) {
             Some(true) => Claim::Whole,
             _ => Claim::Fixed(self.sinks.saturating_add(self.recent).saturating_add(self.step - 1)),
-        }
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {
-        for (out, pos) in out.iter_mut().zip(strip.pos) {
-            *out = -((now - pos) as f32);
         }
     }
 }

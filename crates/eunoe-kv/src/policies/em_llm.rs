@@ -16,9 +16,9 @@ use std::ops::Range;
 
 use eunoe_core::{Arg, Card, Kind, Result, Shelf};
 
-use crate::common::{COLD, FAR, KEYS, LOCAL, MEMORY, PASS, SHARE, TIER, arg, recall, sinks};
+use crate::common::{COLD, FAR, KEYS, LOCAL, MEMORY, PASS, SHARE, TIER, arg, recall, recalls, sinks};
 use crate::recall::{Likeness, Recall, Sizes, by_likeness};
-use crate::{Claim, Column, Needs, Policy, PolicyEntry, Pos, Strip};
+use crate::{Claim, Needs, Policy, PolicyEntry, Pos};
 
 const GAMMA: Arg = arg(
     "gamma",
@@ -177,13 +177,7 @@ impl EmLlm {
 
 impl Policy for EmLlm {
     fn needs(&self) -> Needs {
-        Needs {
-            column: Column::Running { decay: 1.0 },
-            sinks: self.sinks,
-            recent: self.sizes.local,
-            recall: Some(self.sizes),
-            ..Needs::PLAIN
-        }
+        recalls(self.sinks, self.sizes)
     }
 
     fn claim(&self, _layer: usize, _kv_head: usize, _longest: u32) -> Claim {
@@ -191,13 +185,7 @@ impl Policy for EmLlm {
     }
 
     fn attended(&self, _tokens: u32) -> Option<f64> {
-        Some(f64::from(self.sinks + self.sizes.local + self.sizes.slots + self.sizes.block / 2))
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {
-        for (out, pos) in out.iter_mut().zip(strip.pos) {
-            *out = -((now - pos) as f32);
-        }
+        Some(self.sizes.attended(self.sinks))
     }
 
     fn recall(&mut self) -> Option<&mut dyn Recall> {
@@ -206,10 +194,6 @@ impl Policy for EmLlm {
 }
 
 impl Recall for EmLlm {
-    fn sizes(&self) -> Sizes {
-        self.sizes
-    }
-
     fn surprised(&mut self, first: Pos, surprisal: &[f32], keys: &dyn Likeness) {
         let above = match self.surprisal.is_empty() {
             true => threshold(surprisal.iter(), self.gamma),

@@ -9,7 +9,7 @@
 
 use eunoe_core::{Card, Shelf};
 
-use crate::{Claim, Needs, Policy, PolicyEntry, Pos, Strip};
+use crate::{Claim, Needs, Policy, PolicyEntry};
 
 /// The method's entry.
 pub static ENTRY: PolicyEntry = PolicyEntry {
@@ -35,10 +35,6 @@ impl Policy for Full {
 
     fn claim(&self, _layer: usize, _kv_head: usize, _longest: u32) -> Claim {
         Claim::Whole
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, _strip: Strip<'_>, _now: Pos, out: &mut [f32]) {
-        out.fill(0.0);
     }
 }
 

@@ -13,7 +13,7 @@
 use eunoe_core::{Arg, Card, Error, Result, Shape, Shelf};
 
 use crate::common::{COUNT, SIZE, arg};
-use crate::{Blocks, Claim, Dots, Keys, Look, Needs, Policy, PolicyEntry, Pos, Profile, Strip, View};
+use crate::{Blocks, Claim, Dots, Keys, Look, Needs, Policy, PolicyEntry, Pos, Profile, View};
 
 const K: Arg = arg("k", COUNT, "512", "keys that the search finds for each query head");
 const BLOCK: Arg = arg("block", COUNT, "2", "neighbouring keys that are found together");
@@ -190,10 +190,6 @@ impl Policy for Hip {
         Claim::Whole
     }
 
-    fn score(&self, _layer: usize, _kv_head: usize, _strip: Strip<'_>, _now: Pos, out: &mut [f32]) {
-        out.fill(0.0);
-    }
-
     fn view(&mut self, look: &Look<'_>) -> Option<View> {
         let (layer, pos) = (look.layer, look.pos.start);
         let seen = self.groups * self.block + self.window + self.sinks;
@@ -230,10 +226,6 @@ mod tests {
     impl Store for Scores {
         fn len(&self, _kv_head: usize) -> usize {
             self.0.len()
-        }
-
-        fn pos(&self, _kv_head: usize, slot: usize) -> Pos {
-            slot as Pos
         }
 
         fn dots(&self, asks: &mut [Dots<'_>]) {

@@ -13,9 +13,9 @@ use std::ops::Range;
 
 use eunoe_core::{Card, Result, Shelf};
 
-use crate::common::{BLOCK, COLD, FAR, KEYS, LOCAL, MEMORY, PASS, TIER, recall, sinks};
+use crate::common::{BLOCK, COLD, FAR, KEYS, LOCAL, MEMORY, PASS, TIER, recall, recalls, sinks};
 use crate::recall::{Recall, Sizes, by_likeness};
-use crate::{Claim, Column, Needs, Policy, PolicyEntry, Pos, Strip};
+use crate::{Claim, Needs, Policy, PolicyEntry, Pos};
 
 /// The method's entry.
 pub static ENTRY: PolicyEntry = PolicyEntry {
@@ -46,13 +46,7 @@ pub struct InfLlm {
 
 impl Policy for InfLlm {
     fn needs(&self) -> Needs {
-        Needs {
-            column: Column::Running { decay: 1.0 },
-            sinks: self.sinks,
-            recent: self.sizes.local,
-            recall: Some(self.sizes),
-            ..Needs::PLAIN
-        }
+        recalls(self.sinks, self.sizes)
     }
 
     fn claim(&self, _layer: usize, _kv_head: usize, _longest: u32) -> Claim {
@@ -60,13 +54,7 @@ impl Policy for InfLlm {
     }
 
     fn attended(&self, _tokens: u32) -> Option<f64> {
-        Some(f64::from(self.sinks + self.sizes.local + self.sizes.slots + self.sizes.block / 2))
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {
-        for (out, pos) in out.iter_mut().zip(strip.pos) {
-            *out = -((now - pos) as f32);
-        }
+        Some(self.sizes.attended(self.sinks))
     }
 
     fn recall(&mut self) -> Option<&mut dyn Recall> {
@@ -75,10 +63,6 @@ impl Policy for InfLlm {
 }
 
 impl Recall for InfLlm {
-    fn sizes(&self) -> Sizes {
-        self.sizes
-    }
-
     fn blocks(&mut self, end: Pos) -> Vec<Pos> {
         let count = end.saturating_sub(self.next) / self.sizes.block;
         let first = self.next;

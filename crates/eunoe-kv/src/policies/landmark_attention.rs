@@ -17,7 +17,7 @@ use eunoe_core::{Arg, Card, Kind, Result, Shelf};
 
 use crate::common::{COLD, COUNT, TIER, arg};
 use crate::recall::{Grouped, Recall, Sizes, by_likeness};
-use crate::{Claim, Needs, Policy, PolicyEntry, Pos, Strip};
+use crate::{Claim, Needs, Policy, PolicyEntry, Pos};
 
 const BLOCK: Arg = arg("block", Kind::Int { min: 2, max: 1 << 16 }, "64", "tokens of a block");
 const BLOCKS: Arg =
@@ -91,13 +91,7 @@ impl Policy for Landmark {
     }
 
     fn attended(&self, _tokens: u32) -> Option<f64> {
-        Some(f64::from(self.sizes.slots + self.sizes.block / 2))
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {
-        for (out, pos) in out.iter_mut().zip(strip.pos) {
-            *out = -((now - pos) as f32);
-        }
+        Some(f64::from(self.sizes.slots) + f64::from(self.sizes.block) / 2.0)
     }
 
     fn recall(&mut self) -> Option<&mut dyn Recall> {
@@ -106,10 +100,6 @@ impl Policy for Landmark {
 }
 
 impl Recall for Landmark {
-    fn sizes(&self) -> Sizes {
-        self.sizes
-    }
-
     fn blocks(&mut self, end: Pos) -> Vec<Pos> {
         let ends: Vec<Pos> = (self.next / self.sizes.block + 1..=end / self.sizes.block)
             .map(|i| i * self.sizes.block)

@@ -14,7 +14,7 @@ use eunoe_core::{Arg, Card, Kind, Result, Shape, Shelf};
 
 use crate::common::{COUNT, arg, sinks};
 use crate::profile::top;
-use crate::{Claim, Fate, Needs, Policy, PolicyEntry, Pos, Profile, Strip};
+use crate::{Claim, Fate, Needs, Policy, PolicyEntry, Profile};
 
 const SHARE_KIND: Kind = Kind::Float { min: 0.0, max: 1.0 };
 const INDUCTION: Arg =
@@ -95,12 +95,6 @@ impl Policy for RazorAttention {
                 let buffer = self.least.max(longest / self.share);
                 Claim::Fixed(self.sinks.saturating_add(buffer).saturating_add(self.step - 1))
             }
-        }
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {
-        for (out, pos) in out.iter_mut().zip(strip.pos) {
-            *out = -((now - pos) as f32);
         }
     }
 }

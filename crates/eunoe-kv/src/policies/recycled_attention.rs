@@ -12,7 +12,7 @@
 use eunoe_core::{Arg, Card, Fold, Kind, Shelf};
 
 use crate::common::{COUNT, arg};
-use crate::{Blocks, Claim, Keys, Look, Needs, Policy, PolicyEntry, Pos, Strip, View};
+use crate::{Blocks, Claim, Keys, Look, Needs, Policy, PolicyEntry, Pos, View};
 
 /// Slots on either side over which attention is pooled.
 const POOL: usize = 3;
@@ -121,10 +121,6 @@ impl Policy for Recycled {
 
     fn claim(&self, _layer: usize, _kv_head: usize, _longest: u32) -> Claim {
         Claim::Whole
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, _strip: Strip<'_>, _now: Pos, out: &mut [f32]) {
-        out.fill(0.0);
     }
 
     fn view(&mut self, look: &Look<'_>) -> Option<View> {

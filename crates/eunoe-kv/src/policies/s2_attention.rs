@@ -15,7 +15,7 @@ use std::ops::Range;
 use eunoe_core::{Arg, Card, Kind, Result, Shape, Shelf};
 
 use crate::common::{COUNT, SIZE, arg};
-use crate::{Blocks, Claim, Needs, Policy, PolicyEntry, Pos, Profile, Strip};
+use crate::{Blocks, Claim, Needs, Policy, PolicyEntry, Pos, Profile};
 
 const BLOCK: Arg = arg("block", COUNT, "64", "tokens of a block");
 const WINDOW: Arg = arg("window", COUNT, "16", "blocks that every head sees, the row's own included");
@@ -91,12 +91,6 @@ impl Policy for S2 {
             Claim::Whole
         } else {
             Claim::Fixed(self.most(kv_head, longest).max(2))
-        }
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {
-        for (out, pos) in out.iter_mut().zip(strip.pos) {
-            *out = -((now - pos) as f32);
         }
     }
 

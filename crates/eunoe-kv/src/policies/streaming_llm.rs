@@ -10,7 +10,7 @@
 use eunoe_core::{Card, Shelf};
 
 use crate::common::{STEP, sinks, step};
-use crate::{Needs, Place, Policy, PolicyEntry, Pos, Strip};
+use crate::{Needs, Place, Policy, PolicyEntry};
 
 /// The method's entry.
 pub static ENTRY: PolicyEntry = PolicyEntry {
@@ -35,13 +35,6 @@ pub struct StreamingLlm {
 impl Policy for StreamingLlm {
     fn needs(&self) -> Needs {
         Needs { place: Place::Rank, sinks: self.sinks, step: self.step, ..Needs::PLAIN }
-    }
-
-    fn score(&self, _layer: usize, _kv_head: usize, strip: Strip<'_>, now: Pos, out: &mut [f32]) {
-        for (out, pos) in out.iter_mut().zip(strip.pos) {
-            // The age, not the position: f32 counts whole numbers only up to 2^24.
-            *out = -((now - pos) as f32);
-        }
     }
 }
 
