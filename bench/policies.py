@@ -4,19 +4,20 @@
     python bench/policies.py cost    --models-dir DIR --books DIR --eunoe target/release/eunoe --json cost.json
     python bench/policies.py page quality.json cost.json > docs/policies.md
 
-`quality`: a passage of each book is read as a prompt, what follows it is scored token by token; and a number planted in
-a passage is asked for. `cost`: passages of growing length are read and 32 tokens written. Results that are in the file
-already are not measured again.
+`quality`: a passage of each book is read as a prompt, what follows it is scored token by token; and the repetition of a
+list of words that stands in the middle of a passage is scored at its end. `cost`: passages of growing length are read and
+32 tokens written. Results that are in the file already are not measured again.
 """
 
 import argparse
 import json
 import math
 import random
-import re
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,8 @@ QUALITY = {
     "em_llm, refined": "em_llm(sinks=64, local=1000, pass=256, refine=modularity)",
     "landmark_attention": "landmark_attention(blocks=16)",
     "hip_attention": "hip_attention",
-    "recycled_attention": "recycled_attention(every=10)",
+    "recycled_attention": "recycled_attention(k=512, every=10)",
+    "recycled_attention, by similarity": "recycled_attention(k=512, every=5, similarity=0.9)",
     "snapkv as published, window 1": "snapkv(prefill=dense, keep=512, window=1)",
 }
 # (who should be better, than whom): what the papers claim.
@@ -63,6 +65,7 @@ CLAIMS = [
     ("em_llm, refined", "em_llm"),
     ("sirllm", "streaming_llm"),
     ("recycled_attention", "snapkv as published, window 1"),
+    ("recycled_attention, by similarity", "recycled_attention"),
     ("razor_attention", "razor_attention, no token"),
     ("razor_attention", "razor_attention, token unweighted"),
     ("duo_attention", "duo_attention, random heads"),
@@ -85,8 +88,15 @@ COST = {
     "inf_llm, disk": "inf_llm(tier=disk)",
 }
 MEMORY = ["full", "full | q8", "full | q8(v=q4)", "full | q4", "duo_attention", "razor_attention", "a2sf | ada @ 25%"]
-NEEDLE = " The special magic number for the locker is {number}."
-QUESTION = "What is the special magic number for the locker mentioned in the text? Answer with the number."
+WORDS = (
+    "anchor apple arrow badge barrel basket beetle blanket bottle bridge bucket button cactus candle carpet castle cherry "
+    "copper cotton cradle crystal dagger desert diamond dragon drum eagle engine falcon feather fiddle flute forest garden "
+    "ginger glove hammer harbor helmet honey jacket kettle ladder lantern lemon marble mirror needle olive orange oyster "
+    "paddle parrot pencil pepper pillow planet pocket puzzle rabbit ribbon rocket saddle silver spider sponge sugar temple "
+    "thunder ticket tiger tunnel turtle velvet violin walnut window wizard"
+).split()
+LIST = "\n\nThe boxes in the cellar hold these things: {words}.\n\n"
+AGAIN = "\n\nOnce more, the boxes in the cellar hold these things:"
 
 
 class Kept(dict):
@@ -94,16 +104,19 @@ class Kept(dict):
 
     def __init__(self, path):
         self.path = Path(path)
+        self.lock = threading.Lock()
         super().__init__(json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {})
 
     def measure(self, key, do):
-        if key not in self:
-            self[key] = do()
+        if key in self:
+            return
+        result = do()
+        with self.lock:
+            self[key] = result
             partial = self.path.with_suffix(".part")
             partial.write_text(json.dumps(self, indent=1), encoding="utf-8")
             partial.replace(self.path)
             print(key, file=sys.stderr, flush=True)
-        return self[key]
 
 
 def run(args, *command):
@@ -126,48 +139,58 @@ def quality(args):
     kept = Kept(args.json)
     kept.measure("machine", machine)
     model = books.model_path(args.models_dir, args.model)
-    kept["settings"] = {"model": args.model, "prompt": args.prompt, "answer": args.answer, "needles": args.needles}
+    kept["settings"] = {key: getattr(args, key) for key in ("model", "prompt", "answer", "lists", "words", "haystack")}
     paths = books.book_paths(args.books)[: args.count]
-    folder = Path(tempfile.mkdtemp())
+    tasks = []
     for plan in QUALITY.values():
         for path in paths:
-            kept.measure(f"ppl/{plan}/{path.stem}", lambda: score(args, model, plan, path, folder))
-    file = folder / "long.txt"
-    file.write_text(cut(args, model, books.passage(paths[0], 0.3, 40 * args.prompt), args.prompt), encoding="utf-8")
+            tasks.append((f"ppl/{plan}/{path.stem}", lambda plan=plan, path=path: continued(args, model, plan, path)))
     for plan in MEMORY:
-        kept.measure(f"memory/{plan}", lambda: allocated(args, model, plan, file))
-    for plan in QUALITY.values():
-        for i in range(args.needles):
-            kept.measure(f"needle/{plan}/{i}", lambda: needle(args, model, plan, paths, i, folder))
+        tasks.append((f"memory/{plan}", lambda plan=plan: allocated(args, model, plan, paths[0])))
+    for i in range(args.lists):
+        for plan in QUALITY.values():
+            tasks.append((f"list/{plan}/{i}", lambda plan=plan, i=i: repeated(args, model, plan, paths, i)))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for done in [pool.submit(kept.measure, *task) for task in tasks]:
+            done.result()
 
 
-def score(args, model, plan, path, folder):
-    text, lines = folder / "text.txt", folder / "lines.csv"
-    text.write_text(books.passage(path, 0.3, 8 * (args.prompt + args.answer)), encoding="utf-8")
-    report = run(
-        args, "score", "-m", model, "--file", text, "--kv", plan, "--prompt", args.prompt,
-        "--limit", args.prompt + args.answer, "--per-position", lines,
-    )  # fmt: skip
-    rows = [line.split(",") for line in lines.read_text(encoding="utf-8").splitlines()[1:]]
+def score(args, model, plan, text, prompt, limit):
+    """Nats of each token after the prompt."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, lines = Path(folder) / "text.txt", Path(folder) / "lines.csv"
+        file.write_text(text, encoding="utf-8")
+        report = run(
+            args, "score", "-m", model, "--file", file, "--kv", plan, "--prompt", prompt, "--limit", limit,
+            "--per-position", lines,
+        )  # fmt: skip
+        rows = [line.split(",") for line in lines.read_text(encoding="utf-8").splitlines()[1:]]
     keys = ("plan_used", "peak_bytes", "attended", "seconds")
     return {"nll": [round(float(row[2]), 4) for row in rows], **{key: report[key] for key in keys}}
 
 
-def needle(args, model, plan, paths, i, folder):
-    random.seed(i)
-    number = str(random.randrange(1_000_000, 10_000_000))
-    text = cut(args, model, books.passage(paths[i % len(paths)], 0.2 + 0.05 * (i // len(paths)), 40 * args.haystack), args.haystack)
+def continued(args, model, plan, path):
+    """The book goes on."""
+    limit = args.prompt + args.answer
+    return score(args, model, plan, books.passage(path, 0.3, 8 * limit), args.prompt, limit)
+
+
+def repeated(args, model, plan, paths, i):
+    """A list of words stands in a passage, at one of seven depths, and again at its end."""
+    words = " " + ", ".join(random.Random(i).sample(WORDS, args.words)) + "."
+    text = books.passage(paths[i % len(paths)], 0.2 + 0.05 * (i // len(paths)), 40 * args.haystack)
+    text = cut(args, model, text, args.haystack)
     at = text.find(". ", int(len(text) * (0.1 + 0.6 * (i % 7) / 6))) + 1
-    file = folder / "haystack.txt"
-    file.write_text(text[:at] + NEEDLE.format(number=number) + text[at:], encoding="utf-8")
-    report = run(args, "run", "-m", model, "--file", file, "--kv", plan, "-n", 24, QUESTION)
-    memory = report["memory"]
-    return {"found": number in report["text"].replace(",", ""), "tokens": report["usage"]["prompt_tokens"],
-            "peak_bytes": memory["peak_bytes"], "attended": memory["attended"]}  # fmt: skip
+    text = text[:at] + LIST.format(words=words[1:-1]) + text[at:].lstrip() + AGAIN
+    prompt, whole = tokens_of(args, model, text), tokens_of(args, model, text + words)
+    if whole[: len(prompt)] != prompt:
+        raise SystemExit(f"list {i} does not begin at a token of its own")
+    return score(args, model, plan, text + words, len(prompt), len(whole))
 
 
-def allocated(args, model, plan, file):
-    memory = run(args, "run", "-m", model, "--raw", "--file", file, "--kv", plan, "-n", 1, "")["memory"]
+def allocated(args, model, plan, path):
+    text = cut(args, model, books.passage(path, 0.3, 8 * args.prompt), args.prompt)
+    memory = run(args, "run", "-m", model, "--raw", "--kv", plan, "-n", 1, text)["memory"]
     strips = [head for head in memory["heads"] if not head["sliding"]]
     return {"rows": strips[0]["seen"], "strips": len(strips), "live_bytes": memory["live_bytes"], "budget": memory["budget_bytes"]}
 
@@ -179,13 +202,15 @@ def formula(plan, model, m):
     most = lambda scores: [max(scores[i : i + group]) for i in range(0, len(scores), group)]
     top = lambda name, share: set(sorted(range(strips), key=lambda i: -most(profile[name])[i])[: int(share * strips + 0.5)])
     f16, q8, q4 = 128, 2 * 34, 2 * 20  # bytes of a key or a value
+    step = 16  # a strip of a fixed size drops so many at once, when it has `step - 1` more than it keeps
+    kept = lambda size: rows if rows < size + step else size + (rows - size) % step
     if plan == "duo_attention":
         full = int(0.5 * strips + 0.5)
-        return (full * rows + (strips - full) * (64 + 256)) * (2 * f16 + 4)
+        return (full * rows + (strips - full) * kept(64 + 256)) * (2 * f16 + 4)
     if plan == "razor_attention":
         full = len(top("induction", 0.14) | top("echo", 0.01))
         local = 4 + max(256, (rows + 1) // 8)
-        return (full * rows + (strips - full) * local) * (2 * f16 + 4) + strips * (2 * 64 + 1) * 4
+        return (full * rows + (strips - full) * kept(local)) * (2 * f16 + 4) + strips * (2 * 64 + 1) * 4
     if "@" in plan:
         return m["budget"]
     key, value = {"full": (f16, f16), "full | q8": (q8, q8), "full | q4": (q4, q4), "full | q8(v=q4)": (q8, q4)}[plan]
@@ -247,15 +272,27 @@ def of(kept, kind, name):
     return {key.split("/")[2]: value for key, value in kept.items() if key.startswith(f"{kind}/{QUALITY[name]}/")}
 
 
-def blocks(values, size=64):
+def blocks(values, size):
     return [sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)]
 
 
-def differences(kept, a, b):
-    """Nats per token by which `a` is worse than `b`, in blocks of 64 tokens of the same text."""
-    ours, theirs = of(kept, "ppl", a), of(kept, "ppl", b)
+def differences(kept, kind, a, b):
+    """Nats per token by which `a` is worse than `b`: of a book in blocks of 64 tokens, of a list in all. Only what was
+    measured under both counts."""
+    ours, theirs = of(kept, kind, a), of(kept, kind, b)
+    size = 64 if kind == "ppl" else 1 << 30
     both = sorted(set(ours) & set(theirs))
-    return [d for book in both for d in blocks([x - y for x, y in zip(ours[book]["nll"], theirs[book]["nll"])])]
+    return [d for i in both for d in blocks([x - y for x, y in zip(ours[i]["nll"], theirs[i]["nll"])], size)]
+
+
+def worse(values):
+    mean, low, high = interval(values)
+    return f"{mean:+.3f} ({low:+.3f} … {high:+.3f})"
+
+
+def verdict(values):
+    _, low, high = interval(values)
+    return "confirmed" if high < 0 else "**not confirmed**" if low > 0 else "too small to tell"
 
 
 def table(head, rows):
@@ -265,48 +302,46 @@ def table(head, rows):
 
 def quality_page(kept):
     settings, rows = kept["settings"], []
-    full = of(kept, "ppl", "full")
+    full, lists = of(kept, "ppl", "full"), of(kept, "list", "full")
     for name, plan in QUALITY.items():
         texts = of(kept, "ppl", name)
         if len(texts) < len(full):
             continue  # not measured, or not on all books yet
         nll = [x for text in texts.values() for x in text["nll"]]
-        mean, low, high = interval(differences(kept, name, "full")) if name != "full" else (0, 0, 0)
         one, whole = next(iter(texts.values())), next(iter(full.values()))
-        found = of(kept, "needle", name)
-        hits = f"{sum(f['found'] for f in found.values())}/{len(found)}" if found else "-"
+        again = [x for item in of(kept, "list", name).values() for x in item["nll"]]
         rows.append([
             f"`{plan}`", f"{100 * one['peak_bytes'] / whole['peak_bytes']:.1f} %", f"{100 * one['attended']:.1f} %",
             f"{math.exp(sum(nll) / len(nll)):.2f}",
-            "-" if name == "full" else f"{mean:+.3f} ({low:+.3f} … {high:+.3f})", hits,
+            "-" if name == "full" else worse(differences(kept, "ppl", name, "full")),
+            f"{sum(again) / len(again):.2f}" if again else "-",
+            "-" if name == "full" or not again else worse(differences(kept, "list", name, "full")),
         ])  # fmt: skip
     n = sum(len(text["nll"]) for text in full.values())
     text = f"""## Quality, a first look
 
-`{settings['model']}`: of each of {len(full)} books {settings['prompt']} tokens are read as a prompt, and the {settings['answer']} tokens after it
-are scored one by one ({n} in all). *Worse* is nats per token beside `full` on the same tokens, with a 95 % bootstrap
-interval over blocks of 64 tokens. *Needle*: a number planted in a passage, asked for at its end. *Bytes*: most hot KV bytes,
-of those of `full`. *Attended*: share of the text before it that a token's query met, mean over all tokens.
+`{settings['model']}`. *Books*: of each of {len(full)} books {settings['prompt']} tokens are read as a prompt, and the {settings['answer']} tokens after it are
+scored one by one ({n} in all). *Lists*: {settings['words']} words stand in a passage of about {settings['haystack']} tokens, and their repetition at its
+end is scored ({len(lists)} lists at 7 depths; nats per token: 0 is word for word). *Worse* is nats per token beside `full` on the same tokens,
+with a 95 % bootstrap interval over blocks of 64 tokens, or over lists. *Bytes*: most hot KV bytes in the books, of those of
+`full`. *Attended*: share of the text before it that a token's query met, mean over all tokens.
 
 """
-    text += table(["plan", "bytes", "attended", "perplexity", "worse", "needle"], rows)
+    text += table(["plan", "bytes", "attended", "books: perplexity", "worse", "lists: nats", "worse"], rows)
     claims = []
-    for better, worse in CLAIMS:
-        if min(len(of(kept, "ppl", name)) for name in (better, worse)) < len(full):
-            continue
-        mean, low, high = interval(differences(kept, better, worse))
-        verdict = "confirmed" if high < 0 else "**not confirmed**" if low > 0 else "too small to tell"
-        found = [of(kept, "needle", name) for name in (better, worse)]
-        hits = " : ".join(str(sum(f["found"] for f in x.values())) for x in found)
-        n = len(differences(kept, better, worse))
-        claims.append([better, worse, f"{mean:+.3f} ({low:+.3f} … {high:+.3f})", n, verdict, hits])
-    text += f"""
+    for better, than in CLAIMS:
+        for kind, what in [("ppl", "books"), ("list", "lists")]:
+            if min(len(of(kept, kind, name)) for name in (better, than)) < len(of(kept, kind, "full")):
+                continue
+            values = differences(kept, kind, better, than)
+            claims.append([better, than, what, worse(values), len(values), verdict(values)])
+    text += """
 ### What the papers claim
 
-Below 0: the first is better. Needles found, of {settings['needles']}, are shown beside and not part of the verdict.
+Nats per token of the first less those of the second: below 0 the first is better. Of books *n* counts blocks of 64 tokens.
 
 """
-    return text + table(["better, says its paper", "than", "nats per token", "blocks", "verdict", "needles"], claims)
+    return text + table(["better, says its paper", "than", "on", "nats per token", "n", "verdict"], claims)
 
 
 def cost_page(kept):
@@ -383,8 +418,10 @@ def main():
             command.add_argument("--prompt", type=int, default=5000)
             command.add_argument("--answer", type=int, default=768)
             command.add_argument("--count", type=int, default=6, help="books")
-            command.add_argument("--needles", type=int, default=21)
-            command.add_argument("--haystack", type=int, default=3000, help="tokens of a passage with a number")
+            command.add_argument("--lists", type=int, default=14)
+            command.add_argument("--words", type=int, default=8, help="of a list")
+            command.add_argument("--haystack", type=int, default=5000, help="tokens of a passage with a list")
+            command.add_argument("--jobs", type=int, default=1, help="measurements at a time")
         else:
             command.add_argument("--lengths", type=numbers, default=[1024, 2048, 4096, 8192, 16384, 32000])
             command.add_argument("--longest", type=int, default=16384, help="length for the plans that have no fitted slope")

@@ -182,6 +182,7 @@ impl Batch<'_> {
                     window,
                     rank,
                     tiles: None,
+                    list: None,
                 }
             })
             .collect();

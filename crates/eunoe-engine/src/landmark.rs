@@ -64,6 +64,7 @@ impl Batch<'_> {
             window,
             rank: None,
             tiles: None,
+            list: None,
         };
         // the row of a landmark does not see itself
         let has_landmark = cold.sizes.landmark_at(start + rows.len() as u32 - 1).is_some();

@@ -159,6 +159,7 @@ impl Batch<'_> {
             window: Some(local),
             rank: None,
             tiles: None,
+            list: None,
         });
         attend(on.isa, on.pool, &near.collect::<Vec<_>>(), shape, q, out, Some(&mut self.lse));
         // rows before this one see nothing that is far
@@ -190,6 +191,7 @@ impl Batch<'_> {
                 window: None,
                 rank: None,
                 tiles: None,
+                list: None,
             });
             let (mut far_out, mut far_lse) = (vec![0.0; far_q.len()], vec![0.0; rows.len() * c.heads]);
             attend(

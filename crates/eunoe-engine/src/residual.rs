@@ -59,6 +59,7 @@ impl Batch<'_> {
                 window,
                 rank: None,
                 tiles: None,
+                list: None,
             };
             near.push(run(strip, t.rows.clone(), strip.len() - t.rows.len(), Some(*slots)));
             let slots = *slots as usize;

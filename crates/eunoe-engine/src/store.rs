@@ -58,8 +58,6 @@ pub struct Kv {
     pub(crate) policy: Box<dyn Policy>,
     /// Tokens of the prompt.
     pub(crate) prompt: u32,
-    /// Slots that a policy listed, side by side: one strip per head, used by one layer after the other.
-    pub(crate) listed: Vec<Strip>,
     /// Where old slots wait that may come back.
     pub(crate) cold: Option<Cold>,
     /// `Some(floor)`: the strips of a layer share one cap.
@@ -144,7 +142,6 @@ impl Kv {
             window: config.sliding.map(|s| s.window as u32),
             policy: layout.policy,
             prompt: layout.prompt,
-            listed: Vec::new(),
             cold,
             pooled: layout.pooled,
             ledger,
@@ -360,7 +357,6 @@ impl Kv {
             cold_bytes: self.cold.as_ref().map_or(0, |cold| cold.bytes),
             returned_bytes: self.cold.as_ref().map_or(0, |cold| cold.returned),
             metadata_bytes: rings.map(|r| r.bytes() as u64).sum::<u64>()
-                + self.listed.iter().map(|listed| listed.bytes() as u64).sum::<u64>()
                 + self.cold.as_ref().map_or(0, Cold::key_bytes),
             step: self.needs.step,
             sinks: self.needs.sinks,

@@ -1,4 +1,4 @@
-//! Attention where a policy says what rows see: listed slots are copied side by side and attended to as any strip.
+//! Attention where a policy says what rows see: over the slots that it lists, as if they lay side by side.
 
 use std::ops::Range;
 
@@ -6,8 +6,7 @@ use crate::batch::Batch;
 use crate::layout::policy_shape;
 use crate::store::{LayerKv, On};
 use eunoe_core::{Error, Fold, Result};
-use eunoe_kernels::attend::{Heads, LastRows, Run, attend, last_rows};
-use eunoe_kernels::strip::Strip;
+use eunoe_kernels::attend::{Heads, LastRows, Run, attend, dots, last_rows};
 use eunoe_kv::{Dots, Keys, Look, Pos, Store, View};
 use std::sync::Mutex;
 
@@ -27,8 +26,9 @@ impl Store for Stored<'_> {
         self.on.pool.run(asks.len(), &|i| {
             let Ok(mut ask) = asks[i].lock() else { return };
             let Dots { kv_head, q, slots, out } = &mut **ask;
-            out.resize(slots.len(), 0.0);
-            self.layer.heads[*kv_head].strip.dots(q, self.on.scale, slots, out);
+            let strip = &self.layer.heads[*kv_head].strip;
+            out.resize(slots.len() * (q.len() / strip.layout().head_dim), 0.0);
+            dots(self.on.isa, strip, q, self.on.scale, slots, out);
         });
     }
 
@@ -65,41 +65,28 @@ impl Batch<'_> {
             shape: policy_shape(c),
             store: &stored,
         });
-        let heads = view.map_or_else(|| vec![Keys::Live; c.kv_heads], |View { heads }| heads);
+        let mut heads = view.map_or_else(|| vec![Keys::Live; c.kv_heads], |View { heads }| heads);
         if heads.len() != c.kv_heads && heads.len() != c.heads {
             return Err(Error::shape("heads of a view", c.heads, heads.len()));
         }
         let (group, per_strip) = (c.heads / heads.len(), heads.len() / c.kv_heads);
-        while kv.listed.len() < heads.len() {
-            let layout = stored.layer.heads[0].strip.layout();
-            kv.listed.push(Strip::new(layout, stored.layer.heads[0].strip.capacity())?);
-        }
-        let mut firsts = Vec::with_capacity(heads.len());
-        for (n, keys) in heads.iter().enumerate() {
-            firsts.push(match keys {
-                Keys::Live => first[n / per_strip],
+        let mut runs = Vec::with_capacity(heads.len());
+        for (n, keys) in heads.iter_mut().enumerate() {
+            let own = first[n / per_strip];
+            let (first, list) = match keys {
+                Keys::Live => (own, None),
                 Keys::List(slots) => {
-                    check(slots, first[n / per_strip])?;
-                    slots.len()
+                    check(slots, own)?;
+                    let older = slots.len();
+                    slots.extend(own as u32..(own + rows.len()) as u32);
+                    (older, Some(&**slots))
                 }
-            });
-        }
-        let listed: Vec<Mutex<&mut Strip>> = kv.listed.iter_mut().map(Mutex::new).collect();
-        on.pool.run(heads.len(), &|n| {
-            let (Keys::List(slots), Ok(mut listed)) = (&heads[n], listed[n].lock()) else { return };
+            };
+            kv.met.add(rows.len(), first, start);
             let strip = &stored.layer.heads[n / per_strip].strip;
-            listed.reset();
-            listed.gather(strip, slots.iter().map(|s| *s as usize));
-            listed.gather(strip, first[n / per_strip]..first[n / per_strip] + rows.len());
-        });
-        firsts.iter().for_each(|first| kv.met.add(rows.len(), *first, start));
-        let run = |(n, keys): (usize, &Keys)| {
-            let live = &stored.layer.heads[n / per_strip].strip;
-            let strip = if *keys == Keys::Live { live } else { &kv.listed[n] };
-            let (rows, first, head) = (rows.clone(), firsts[n], n * group);
-            Run { strip, rows, first, head, window: None, rank: None, tiles: None }
-        };
-        let runs: Vec<Run<'_>> = heads.iter().enumerate().map(run).collect();
+            let (rows, head) = (rows.clone(), n * group);
+            runs.push(Run { strip, rows, first, head, window: None, rank: None, tiles: None, list });
+        }
         let shape = Heads { heads: c.heads, group, scale: on.scale };
         attend(on.isa, on.pool, &runs, shape, q, out, None);
         Ok(())

@@ -4,6 +4,7 @@
 
 mod toy;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use eunoe_engine::{Arithmetic, Engine, Length, Session};
@@ -131,12 +132,12 @@ fn agrees(
 #[test]
 fn duo_attention_gives_the_outputs_of_its_mask() {
     // Scores rise with the head: of two KV heads the second is full, of one the only one (0.5 rounds up).
-    agrees("duo_attention(sinks=3, recent=9)", 150, |reader, row, _, kv, kv_heads| {
+    agrees("duo_attention(sinks=3, recent=9, step=1)", 150, |reader, row, _, kv, kv_heads| {
         let full = kv + 1 == kv_heads;
         let sees = |j: &usize| full || *j < 3 || row - j < 9;
         (0..=row).filter(sees).map(|j| reader.entry(kv, j)).collect()
     });
-    agrees("duo_attention(ratio=0, sinks=5, recent=20)", 100, |reader, row, _, kv, _| {
+    agrees("duo_attention(ratio=0, sinks=5, recent=20, step=1)", 100, |reader, row, _, kv, _| {
         (0..=row).filter(|j| *j < 5 || row - j < 20).map(|j| reader.entry(kv, j)).collect()
     });
 }
@@ -145,7 +146,7 @@ fn duo_attention_gives_the_outputs_of_its_mask() {
 fn razor_attention_sees_the_mean_of_what_it_dropped_with_its_weight() {
     for (compensation, weighted) in [("weighted", Some(true)), ("plain", Some(false)), ("off", None)] {
         let text = format!(
-            "razor_attention(induction=0, echo=0, sinks=2, least=12, share=1000, compensation={compensation})"
+            "razor_attention(induction=0, echo=0, sinks=2, least=12, share=1000, step=1, compensation={compensation})"
         );
         agrees(&text, 150, |reader, row, _, kv, _| {
             let stays = |j: &usize| *j < 2 || row - j < 12;
@@ -230,11 +231,12 @@ fn recycled_attention_reads_its_list_between_full_rows() {
     });
 }
 
-/// What one row of HiP finds between sinks and window: intervals in a plain list, halved and sorted by score.
+/// What one row of HiP finds between sinks and window for heads that share a mask: intervals in a plain list, halved
+/// and sorted by score.
 fn hip(
     reader: &Reader,
     row: usize,
-    h: usize,
+    heads: Range<usize>,
     kv: usize,
     (k, block, window, sinks): (usize, usize, usize, usize),
 ) -> Vec<usize> {
@@ -244,9 +246,10 @@ fn hip(
     if blocks <= count {
         return (sinks..sinks + span).collect();
     }
-    let dot = |j: usize| -> f64 {
+    let dot = |h: usize, j: usize| -> f64 {
         reader.q[row][h * D..][..D].iter().zip(&reader.k[j][kv * D..][..D]).map(|(q, k)| q * k).sum()
     };
+    let most = |j: usize| heads.clone().map(|h| dot(h, j)).fold(f64::MIN, f64::max);
     let mut parts: Vec<(usize, usize)> =
         (0..count).map(|i| (blocks * i / count, blocks * (i + 1) / count)).collect();
     let mut rounds = blocks as f64 / count as f64;
@@ -256,7 +259,7 @@ fn hip(
             let middle = from + (to - from) / 2;
             for (from, to) in [(from, middle), (middle, to)].into_iter().filter(|(a, b)| a < b) {
                 let centre = from + (to - from) / 2;
-                halves.push((keys(centre).map(dot).fold(f64::MIN, f64::max), from, to));
+                halves.push((keys(centre).map(most).fold(f64::MIN, f64::max), from, to));
             }
         }
         halves.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -269,24 +272,27 @@ fn hip(
 
 #[test]
 fn hip_attention_reads_what_its_search_finds() {
-    agrees(
-        "hip_attention(k=16, block=2, window=10, sinks=4, rows=8, refresh=4, dense_layers=0)",
-        100,
-        |reader, row, h, kv, _| {
+    for mask in ["query_head", "kv_head"] {
+        let text = format!(
+            "hip_attention(k=16, block=2, window=10, sinks=4, rows=8, refresh=4, dense_layers=0, mask={mask})"
+        );
+        agrees(&text, 100, |reader, row, h, kv, kv_heads| {
             let first = if row < 100 { row / 8 * 8 } else { row / 4 * 4 };
             if first <= 30 {
                 // the block's first row sees everything; a later row of the block may search for itself
                 return (0..=row).map(|j| reader.entry(kv, j)).collect();
             }
-            let found = hip(reader, first, h, kv, (16, 2, 10, 4));
+            let group = reader.q[0].len() / D / kv_heads;
+            let heads = if mask == "kv_head" { kv * group..(kv + 1) * group } else { h..h + 1 };
+            let found = hip(reader, first, heads, kv, (16, 2, 10, 4));
             let seen = (0..4).chain(found).chain(first - 10..=row);
             seen.map(|j| reader.entry(kv, j)).collect()
-        },
-    );
+        });
+    }
 }
 
 /// Plans that split heads or say what rows see.
-const PLANS: [&str; 8] = [
+const PLANS: [&str; 9] = [
     "duo_attention(sinks=4, recent=16)",
     "duo_attention(ratio=0.3, sinks=0, recent=9, step=7)",
     "razor_attention(induction=0.3, echo=0.2, sinks=2, least=20, share=50) | q8",
@@ -294,6 +300,7 @@ const PLANS: [&str; 8] = [
     "recycled_attention(k=24, every=5)",
     "recycled_attention(k=24, every=3, similarity=0.9)",
     "hip_attention(k=16, block=2, window=12, sinks=3, dense_layers=1) | q8",
+    "hip_attention(k=16, block=2, window=12, sinks=3, dense_layers=0, mask=kv_head)",
     "s2_attention(block=16, window=2, stride=4)",
 ];
 
@@ -361,9 +368,9 @@ fn bytes_are_those_of_the_formulas() {
     let slot = 2 * 2 * D as u64 + 4;
     let half = strips.div_ceil(2);
     for (text_plan, want) in [
-        ("duo_attention(sinks=4, recent=60)", (half * n + (strips - half) * 64) * slot),
+        ("duo_attention(sinks=4, recent=60, step=1)", (half * n + (strips - half) * 64) * slot),
         (
-            "razor_attention(induction=0, echo=0, sinks=4, least=10, share=8)",
+            "razor_attention(induction=0, echo=0, sinks=4, least=10, share=8, step=1)",
             strips * (54 * slot + (2 * D as u64 + 1) * 4),
         ),
         ("recycled_attention(k=9)", strips * n * slot),

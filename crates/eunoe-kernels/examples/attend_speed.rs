@@ -84,6 +84,7 @@ impl Bench {
                 window: None,
                 rank: None,
                 tiles: mask,
+                list: None,
             };
             let runs: Vec<_> = layer.iter().enumerate().map(run).collect();
             attend(self.isa, &self.pool, &runs, shape, &q, &mut out, None);

@@ -35,15 +35,15 @@ pub trait Store {
     fn mass(&self, kv_head: usize, q: &[f32], pos: Pos, fold: Fold, out: &mut [f32]);
 }
 
-/// One rotated query `[head_dim]`, and the slots with whose keys it is multiplied.
+/// Rotated queries of one KV head, and the slots with whose keys they are multiplied.
 pub struct Dots<'a> {
     /// The strip.
     pub kv_head: usize,
-    /// The query.
+    /// `[queries, head_dim]`.
     pub q: &'a [f32],
     /// Slots of the strip.
     pub slots: Vec<u32>,
-    /// One product per slot, once asked.
+    /// `[slots, queries]`, once asked.
     pub out: Vec<f32>,
 }
 

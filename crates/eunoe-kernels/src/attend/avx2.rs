@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use crate::math::Lanes;
 
+use super::dots::{self, Search};
 use super::form::Form;
 use super::slots::{Buffers, TILE};
 use super::tile::{self, Block, Partial, Peak, Update};
@@ -104,4 +105,12 @@ pub(super) fn columns(
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn peaks(block: &Block<'_>, first: usize, buffers: &mut Buffers<'_>, best: &mut [Peak]) {
     tile::peaks::<_, 1, 1>(Avx2(()), block, first, buffers, best);
+}
+
+/// # Safety
+/// As `dots::products`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn dots(search: &Search<'_>, out: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { dots::products(Avx2(()), search, out) }
 }

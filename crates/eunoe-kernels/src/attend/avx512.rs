@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use crate::math::Lanes;
 
 use super::bf16::Pairs;
+use super::dots::{self, Search};
 use super::form::Form;
 use super::slots::{Buffers, TILE};
 use super::tile::{self, Block, Partial, Peak, Update};
@@ -111,4 +112,12 @@ pub(super) fn columns(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) fn peaks(block: &Block<'_>, first: usize, buffers: &mut Buffers<'_>, best: &mut [Peak]) {
     tile::peaks::<_, 4, 2>(Avx512(()), block, first, buffers, best);
+}
+
+/// # Safety
+/// As `dots::products`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(super) unsafe fn dots(search: &Search<'_>, out: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { dots::products(Avx512(()), search, out) }
 }

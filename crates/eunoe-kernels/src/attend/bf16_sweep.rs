@@ -5,7 +5,7 @@ use crate::math::{self, Lanes};
 
 use super::bf16::{LEAST_SUM, Words, flush, half_step, product};
 use super::form::{Form, MOST_ROWS};
-use super::slots::{Ahead, Buffers, SCORES, SUMS, TILE, Tile};
+use super::slots::{Ahead, Buffers, SCORES, SUMS, TILE};
 use super::tile::{Block, PARTITION, Partial, hide, next_group};
 
 /// Words of one line's weights of a tile.
@@ -22,12 +22,13 @@ pub(super) fn partition<F: Form, const W: usize>(
 ) {
     out.clear();
     buffers.sums.fill([0.0; 16]);
+    let room = std::mem::take(&mut buffers.gathered);
     let end = block.end().min((part + 1) * PARTITION);
     for first in (part * PARTITION..end).step_by(TILE) {
         if !block.takes(first) {
             continue;
         }
-        let tile = Tile::at(block.slots, block.base, first, block.layout);
+        let tile = block.tile(first, room);
         let Some(masks) = block.masks(&tile) else { continue };
         buffers.ahead = Ahead::new(block.after(first));
         let step = |percent| buffers.ahead.step(percent, block.lines());
@@ -61,6 +62,7 @@ pub(super) fn partition<F: Form, const W: usize>(
             line += count;
         }
     }
+    buffers.gathered = room;
     for (sum, lanes) in out.sum.iter_mut().zip(&*buffers.sums) {
         *sum = math::fold(*lanes, |a, b| a + b);
     }

@@ -19,6 +19,7 @@ const BLOCKS_PER_THREAD: usize = 8;
 /// Rows of one run; with a mask, for one of its heads.
 pub(super) struct Job<'a> {
     pub(super) strip: &'a Strip,
+    pub(super) list: Option<&'a [u32]>,
     pub(super) rows: Rows<'a>,
     /// Slot of the first row.
     pub(super) first: usize,
@@ -163,8 +164,9 @@ impl Call<'_> {
     }
 
     fn block<'b>(&'b self, task: &Task, lines: Lines<'b>) -> Block<'b> {
-        let Job { strip, rows, mask, .. } = &self.jobs[task.job];
+        let Job { strip, list, rows, mask, .. } = &self.jobs[task.job];
         Block {
+            list: *list,
             tiles: mask.map(|(mask, head)| mask.row(head, task.rows.start)),
             ..rows.block(strip, &task.rows, lines)
         }

@@ -2,6 +2,7 @@
 
 use crate::isa::Isa;
 
+use super::dots::Search;
 use super::scalar;
 use super::slots::{Buffers, TILE};
 use super::tile::{Block, Partial, Peak, Update};
@@ -69,5 +70,22 @@ pub(super) fn peaks(isa: Isa, block: &Block<'_>, first: usize, buffers: &mut Buf
         Isa::Avx512Bf16 => unsafe { avx512bf16::peaks(block, first, buffers, best) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => scalar::peaks(block, first, buffers, best),
+    }
+}
+
+/// # Safety
+/// As `dots::products`.
+pub(super) unsafe fn dots(isa: Isa, search: &Search<'_>, out: &mut [f32]) {
+    // SAFETY: vector variants of `Isa` are only made where the processor has them; the rest is the caller's promise.
+    unsafe {
+        match isa {
+            Isa::Scalar => scalar::dots(search, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::AvxVnni => avx2::dots(search, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::dots(search, out),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => scalar::dots(search, out),
+        }
     }
 }

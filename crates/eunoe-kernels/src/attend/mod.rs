@@ -18,6 +18,7 @@ mod bf16;
 mod bf16_sweep;
 mod bf16_tile;
 mod call;
+mod dots;
 mod form;
 mod kernels;
 mod mask;
@@ -37,6 +38,7 @@ use crate::pool::{Pool, Shards};
 use crate::rope::Rope;
 use crate::strip::Strip;
 
+pub use dots::dots;
 pub use eunoe_core::Fold;
 pub use mask::TileMask;
 pub use mass::{LastRows, RecordRun, Rule, last_rows, record};
@@ -62,6 +64,9 @@ pub struct Run<'a> {
     /// The tiles of slots that tiles of rows look at; all where `None`. A row that sees nothing gives 0, and -∞ as its
     /// log-sum-exp.
     pub tiles: Option<&'a TileMask>,
+    /// The slots of the strip that stand for slots 0, 1, … of this run, as if they lay side by side: the rows' own stand
+    /// last. With neither `window` nor `rank`.
+    pub list: Option<&'a [u32]>,
 }
 
 /// The shape of one attention call.
@@ -120,7 +125,8 @@ fn jobs<'a>(
         let (head, row) = (run.head + h, run.rows.start);
         let queries = Queries { q: &q[row * stride + head * head_dim..], stride, group, scale };
         let rows = Rows::in_slots(run.strip, run.first, run.rows.len(), run.window, run.rank, queries);
-        Job { strip: run.strip, rows, first: run.first, row, head, mask: run.tiles.map(|mask| (mask, h)) }
+        let (list, mask) = (run.list, run.tiles.map(|mask| (mask, h)));
+        Job { strip: run.strip, list, rows, first: run.first, row, head, mask }
     })
 }
 
@@ -137,7 +143,12 @@ fn check(runs: &[Run<'_>], shape: Heads, q: &[f32], out: usize, lse: Option<usiz
         assert_eq!(run.strip.layout().head_dim, head_dim, "one head dimension per call");
         assert!(run.head.is_multiple_of(group) && run.head < heads, "head {} of {heads}", run.head);
         assert!(run.rows.start <= run.rows.end && run.rows.end <= rows, "rows {:?} of {rows}", run.rows);
-        assert!(run.first + run.rows.len() <= run.strip.len(), "rows sit in slots that exist");
+        let slots = run.list.map_or(run.strip.len(), <[u32]>::len);
+        assert!(run.first + run.rows.len() <= slots, "rows sit in slots that exist");
+        if let Some(list) = run.list {
+            assert!(run.window.is_none() && run.rank.is_none(), "a list has neither window nor rank");
+            assert!(list.iter().all(|slot| (*slot as usize) < run.strip.len()), "listed slots exist");
+        }
         assert!(run.rank.is_none_or(|rope| rope.dims() <= head_dim), "rotated dimensions");
         let (count, end) = (run.rows.len(), run.first + run.rows.len());
         assert!(run.tiles.is_none_or(|mask| mask.covers(group, count, end)), "a mask of the run's shape");

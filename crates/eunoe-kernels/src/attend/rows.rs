@@ -107,7 +107,7 @@ impl<'a> Rows<'a> {
         lines: Lines<'b>,
     ) -> Block<'b> {
         let (sights, rank) = (&self.sights[rows.clone()], self.rank);
-        Block { slots, base, layout, lines, group: self.group, sights, rank, tiles: None }
+        Block { slots, base, layout, lines, group: self.group, sights, rank, tiles: None, list: None }
     }
 
     /// Queries of `rows` as `[rows, group, head_dim]`: moved to their rank, then scaled; in pairs where the codec asks.

@@ -1,5 +1,6 @@
 //! The kernels in plain Rust.
 
+use super::dots::{self, Search};
 use super::form::Scalar;
 use super::slots::{Buffers, TILE};
 use super::tile::{self, Block, Partial, Peak, Update};
@@ -20,4 +21,11 @@ pub(super) fn columns(
 
 pub(super) fn peaks(block: &Block<'_>, first: usize, buffers: &mut Buffers<'_>, best: &mut [Peak]) {
     tile::peaks::<_, 1, 1>(Scalar, block, first, buffers, best);
+}
+
+/// # Safety
+/// As `dots::products`.
+pub(super) unsafe fn dots(search: &Search<'_>, out: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { dots::products(Scalar, search, out) }
 }

@@ -2,7 +2,10 @@
 
 use std::cell::RefCell;
 
+use eunoe_core::Codec;
+
 use crate::math::Lanes;
+use crate::strip::SlotLayout;
 
 use super::rows::LineMemory;
 use super::slots::{Ahead, Buffers, TILE};
@@ -16,21 +19,21 @@ struct CacheLine(#[allow(dead_code, reason = "seen as plain floats or words")] [
 struct Memory(Vec<CacheLine>);
 
 impl Memory {
-    /// `T` is `f32` or `u32`.
-    fn get<T: Word>(&mut self, len: usize) -> &mut [T] {
-        let lines = len.div_ceil(16);
+    fn get<T: Plain>(&mut self, len: usize) -> &mut [T] {
+        let lines = (len * size_of::<T>()).div_ceil(64);
         if self.0.len() < lines {
             self.0.resize(lines, CacheLine([0.0; 16]));
         }
-        // SAFETY: `CacheLine` is exactly 16 floats, of which any bits are a `T`; at least `len` are initialised.
+        // SAFETY: `CacheLine` is 64 bytes, aligned for `T`, of which any bits are one; at least `len` are initialised.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 }
 
-/// Four bytes of which any bits are a value.
-trait Word {}
-impl Word for f32 {}
-impl Word for u32 {}
+/// A number of which any bits are a value.
+trait Plain {}
+impl Plain for f32 {}
+impl Plain for u32 {}
+impl Plain for u8 {}
 
 /// What a task works in.
 pub(super) struct Scratch<'a> {
@@ -52,10 +55,10 @@ pub(super) fn with<R>(
     work: impl FnOnce(Scratch<'_>) -> R,
 ) -> R {
     thread_local! {
-        static SCRATCH: RefCell<[Memory; 13]> = RefCell::default();
+        static SCRATCH: RefCell<[Memory; 14]> = RefCell::default();
     }
     SCRATCH.with_borrow_mut(
-        |[keys, values, key_pairs, value_pairs, weights, sums, staged, turn, rest @ ..]| {
+        |[keys, values, key_pairs, value_pairs, weights, sums, staged, turn, gathered, rest @ ..]| {
             let [floats, pairs, turn_lines, one, two] = rest;
             let (tile, words) = (TILE * head_dim, lines * head_dim);
             let buffers = Buffers {
@@ -67,6 +70,8 @@ pub(super) fn with<R>(
                 sums: sums.get(lines * size_of::<Lanes>() / 4).as_chunks_mut().0,
                 staged: staged.get(tile),
                 turn: turn.get(head_dim),
+                gathered: gathered
+                    .get(TILE * SlotLayout { codec: Codec::F32.into(), head_dim, column: true }.bytes()),
                 ahead: Ahead::new(&[]),
             };
             let lines = LineMemory {

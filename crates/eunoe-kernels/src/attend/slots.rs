@@ -130,6 +130,8 @@ pub(super) struct Buffers<'a> {
     pub(super) staged: &'a mut [f32],
     /// Cosines and sines of one move.
     pub(super) turn: &'a mut [f32],
+    /// 64 slots of any codec, where those of a list are put side by side.
+    pub(super) gathered: &'a mut [u8],
     pub(super) ahead: Ahead,
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Block<'a> {
     pub(super) rank: Option<&'a Rope>,
     /// One bit per tile from slot 0 on: those that these rows may look at; all where `None`.
     pub(super) tiles: Option<&'a [u64]>,
+    /// Which of `slots` stand for slots 0, 1, …; `base` is 0 then.
+    pub(super) list: Option<&'a [u32]>,
 }
 
 /// Queries of a block, scaled, `[rows, group, head_dim]`.
@@ -54,7 +56,19 @@ impl Block<'_> {
     /// The slot after the last.
     #[inline(always)]
     pub(super) fn end(&self) -> usize {
-        self.base + self.slots.len() / self.layout.bytes()
+        self.list.map_or_else(|| self.base + self.slots.len() / self.layout.bytes(), <[u32]>::len)
+    }
+
+    /// The tile that starts at slot `first`; the slots of a list are copied side by side into `room`.
+    #[inline(always)]
+    pub(super) fn tile<'b>(&'b self, first: usize, room: &'b mut [u8]) -> Tile<'b> {
+        let Some(list) = self.list else { return Tile::at(self.slots, self.base, first, self.layout) };
+        let (size, list) = (self.layout.bytes(), &list[first..self.end().min(first + TILE)]);
+        let room = &mut room[..list.len() * size];
+        for (copy, slot) in room.chunks_exact_mut(size).zip(list) {
+            copy.copy_from_slice(&self.slots[*slot as usize * size..][..size]);
+        }
+        Tile { bytes: room, layout: self.layout, first, len: list.len() }
     }
 
     /// Whether the tile that starts at slot `first` is looked at.
@@ -67,6 +81,9 @@ impl Block<'_> {
     /// The tile that is looked at next after the one that starts at slot `first`.
     #[inline(always)]
     pub(super) fn after(&self, first: usize) -> &[u8] {
+        if self.list.is_some() {
+            return &[];
+        }
         let next = (first + TILE..self.end()).step_by(TILE).find(|next| self.takes(*next));
         next.map_or(&[], |next| Tile::at(self.slots, self.base, next, self.layout).bytes)
     }
@@ -218,12 +235,13 @@ pub(super) fn partition<F: Form, const W: usize, const P: usize>(
         return bf16_sweep::partition::<F, P>(form, block, part, buffers, out);
     }
     out.clear();
+    let room = std::mem::take(&mut buffers.gathered);
     let end = block.end().min((part + 1) * PARTITION);
     for first in (part * PARTITION..end).step_by(TILE) {
         if !block.takes(first) {
             continue;
         }
-        let tile = Tile::at(block.slots, block.base, first, block.layout);
+        let tile = block.tile(first, room);
         let Some(masks) = block.masks(&tile) else { continue };
         buffers.ahead = Ahead::new(block.after(first));
         let per_line = buffers.ahead.step(SCORES + SUMS, block.lines());
@@ -250,6 +268,7 @@ pub(super) fn partition<F: Form, const W: usize, const P: usize>(
             line += count;
         }
     }
+    buffers.gathered = room;
 }
 
 /// Scores of one line become weights relative to the line's new maximum; its earlier sums are rescaled.
@@ -407,11 +426,26 @@ fn each_line<F: Form, const W: usize, const P: usize>(
     block: &Block<'_>,
     first: usize,
     buffers: &mut Buffers<'_>,
+    each: impl FnMut(usize, u64, &mut [f32; TILE]),
+) {
+    let room = std::mem::take(&mut buffers.gathered);
+    let tile = block.tile(first, room);
+    if let Some(masks) = block.masks(&tile).filter(|_| block.takes(first)) {
+        each_line_of::<F, W, P>(form, block, (&tile, &masks), buffers, each);
+    }
+    buffers.gathered = room;
+}
+
+/// Of a tile of which something is seen.
+#[inline(always)]
+fn each_line_of<F: Form, const W: usize, const P: usize>(
+    form: F,
+    block: &Block<'_>,
+    (tile, masks): (&Tile<'_>, &[u64; MOST_BLOCK_ROWS]),
+    buffers: &mut Buffers<'_>,
     mut each: impl FnMut(usize, u64, &mut [f32; TILE]),
 ) {
-    let tile = Tile::at(block.slots, block.base, first, block.layout);
-    let Some(masks) = block.masks(&tile).filter(|_| block.takes(first)) else { return };
-    buffers.ahead = Ahead::new(block.after(first));
+    buffers.ahead = Ahead::new(block.after(tile.first));
     let per_line = buffers.ahead.step(100 - KEYS, block.lines());
     match Base::of(block.layout.codec.k) {
         Base::E => tile.unpack_keys(form, block.rank, buffers),

@@ -10,7 +10,6 @@ mod tests;
 
 use eunoe_core::{Codec, Codecs, Error, Result};
 
-use crate::math::fold;
 use crate::vm::Reserved;
 
 pub use push::{Push, push};
@@ -197,29 +196,6 @@ impl Strip {
         codec::decode(layout.codec.v, &self.slot(i)[layout.value_at()..layout.pos_at()], out);
     }
 
-    /// `scale · q · key` of each of `slots`: 16 sums over the values, added up in one order.
-    ///
-    /// # Panics
-    /// When a slot does not exist, or sizes disagree.
-    pub fn dots(&self, q: &[f32], scale: f32, slots: &[u32], out: &mut [f32]) {
-        assert_eq!(
-            (q.len(), slots.len()),
-            (self.layout.head_dim, out.len()),
-            "a query, and a product per slot"
-        );
-        let mut key = vec![0.0; q.len()];
-        for (out, slot) in out.iter_mut().zip(slots) {
-            self.read_k(*slot as usize, &mut key);
-            let mut sums = [0.0; 16];
-            for (q, k) in q.as_chunks::<16>().0.iter().zip(key.as_chunks::<16>().0) {
-                for i in 0..16 {
-                    sums[i] += q[i] * k[i];
-                }
-            }
-            *out = scale * fold(sums, |a, b| a + b);
-        }
-    }
-
     /// A strip of its own with the same slots.
     ///
     /// # Errors
@@ -229,21 +205,6 @@ impl Strip {
         copy.memory.bytes_mut(self.bytes()).copy_from_slice(self.slots());
         copy.len = self.len;
         Ok(copy)
-    }
-
-    /// Appends copies of `slots` of a strip of the same layout, with everything that they carry.
-    ///
-    /// # Panics
-    /// When a slot does not exist, the layouts differ or there is no room.
-    pub fn gather(&mut self, from: &Self, slots: impl ExactSizeIterator<Item = usize>) {
-        assert_eq!(self.layout, from.layout, "slots of one layout");
-        let (bytes, at) = (self.layout.bytes(), self.bytes());
-        assert!(self.len + slots.len() <= self.capacity, "a strip of {} slots is full", self.capacity);
-        self.len += slots.len();
-        let (all, room) = (from.slots(), &mut self.memory.bytes_mut(self.len * bytes)[at..]);
-        for (copy, slot) in room.chunks_exact_mut(bytes).zip(slots) {
-            copy.copy_from_slice(&all[slot * bytes..][..bytes]);
-        }
     }
 
     /// The bytes of slots, one record after the other, as [`Strip::append`] takes them.

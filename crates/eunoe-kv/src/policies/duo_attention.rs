@@ -3,7 +3,7 @@
 //! * Paper:    Xiao et al., 2024, arXiv 2410.10819, section 2
 //! * Equation: retrieval heads see k ≤ q; others see k < sinks or q - k < recent
 //! * Shapes:   no column; positions \[t\] → scores \[t\]; one flag per layer and KV head
-//! * Cost:     KV slots r n + (1 - r) (sinks + recent), and attention likewise
+//! * Cost:     KV slots r n + (1 - r) (sinks + recent + step), and attention likewise
 //! * Differs:  heads are chosen by detection scores of this machine (`eunoe probe retrieval_heads`), not by trained
 //!   gates; the mask holds from the first token on (authors: the first chunk is dense); `step` tokens leave at once
 //! * Oracle:   the mask of the equation, row by row
@@ -23,7 +23,7 @@ const SPLIT: Arg = arg(
     "top",
     "which heads keep it: those that retrieve most, as many at random, or those that retrieve least",
 );
-const STEP: Arg = arg("step", COUNT, "1", "slots dropped at once when a strip is full");
+const STEP: Arg = arg("step", COUNT, "16", "slots dropped at once when a strip is full");
 
 /// The method's entry.
 pub static ENTRY: PolicyEntry = PolicyEntry {
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_streaming_head_sees_the_sinks_and_the_newest() {
-        let policy = sim::policy("duo_attention(sinks=2, recent=3)", 99);
+        let policy = sim::policy("duo_attention(sinks=2, recent=3, step=1)", 99);
         let Claim::Fixed(cap) = policy.claim(0, 0, 99) else { panic!("a fixed size") };
         let kept = sim::stream(policy.as_ref(), cap, &Text::random(1, 1, 40));
         for (q, kept) in (0u32..).zip(kept) {

@@ -7,10 +7,13 @@
 //! * Shapes:   queries \[heads, d\] and keys on request → slots, per layer and query head
 //! * Cost:     2 k log₂(n / k) dot products per search, k + window + sinks slots attended per row; no memory is saved
 //! * Differs:  one search serves a block of rows and asks with its first row (authors: the best of every second row of
-//!   the block), so that no row's result depends on later ones; keys are copied side by side, then attended densely
+//!   the block), so that no row's result depends on later ones; `mask=kv_head` is
+//!   ours: the max also runs over the query heads of a KV head, which then read the same keys
 //! * Oracle:   a search that keeps intervals in sorted lists, and exact top M where one round suffices
 
-use eunoe_core::{Arg, Card, Error, Result, Shape, Shelf};
+use std::cmp::Ordering;
+
+use eunoe_core::{Arg, Card, Error, Kind, Result, Shape, Shelf};
 
 use crate::common::{COUNT, SIZE, arg};
 use crate::{Blocks, Claim, Dots, Keys, Look, Needs, Policy, PolicyEntry, Pos, Profile, View};
@@ -20,6 +23,12 @@ const BLOCK: Arg = arg("block", COUNT, "2", "neighbouring keys that are found to
 const WINDOW: Arg = arg("window", COUNT, "128", "newest tokens that every row sees");
 const SINKS: Arg = arg("sinks", SIZE, "16", "first tokens that every row sees");
 const ROWS: Arg = arg("rows", COUNT, "32", "rows of a prompt that share one search");
+const MASK: Arg = arg(
+    "mask",
+    Kind::Choice(&["query_head", "kv_head"]),
+    "query_head",
+    "whether each query head has keys of its own, or those of a KV head share what the best of them finds",
+);
 const REFRESH: Arg = arg("refresh", COUNT, "8", "rows of an answer that share one search");
 const DENSE: Arg = arg("dense_layers", SIZE, "3", "first layers that see everything");
 
@@ -31,7 +40,7 @@ pub static ENTRY: PolicyEntry = PolicyEntry {
         name: "HiP Attention",
         paper: "Lee 2024, arXiv 2406.09827",
         idea: "forgets nothing, but finds the keys worth reading by a tree search and reads only those",
-        args: &[K, BLOCK, WINDOW, SINKS, ROWS, REFRESH, DENSE],
+        args: &[K, BLOCK, WINDOW, SINKS, ROWS, REFRESH, DENSE, MASK],
     },
     make: |args, _| Ok(Box::new(make(args)?)),
 };
@@ -48,6 +57,7 @@ fn make(args: &crate::Args) -> Result<Hip> {
         sinks: args.int("sinks"),
         blocks: Blocks { prompt: args.int("rows"), answer: args.int("refresh") },
         dense_layers: args.int("dense_layers") as usize,
+        shared: args.word("mask") == "kv_head",
         dense: 0.0,
         found: Vec::new(),
     })
@@ -63,6 +73,8 @@ pub struct Hip {
     sinks: u32,
     blocks: Blocks,
     dense_layers: usize,
+    /// One mask per KV head, not per query head.
+    shared: bool,
     /// Share of layers that read everything.
     dense: f64,
     /// The last search of each layer.
@@ -74,7 +86,7 @@ pub struct Hip {
 struct Found {
     /// Position of the row that asked, and whether it was the prompt's.
     asked: (Pos, bool),
-    /// Per query head: slots, ascending.
+    /// Per head of the mask: slots, ascending.
     slots: Vec<Vec<u32>>,
 }
 
@@ -101,11 +113,6 @@ impl Interval {
     }
 }
 
-/// The search of one query head.
-struct Search {
-    intervals: Vec<Interval>,
-}
-
 impl Hip {
     /// Whether the search of `asked` serves a row at `pos`.
     fn serves(&self, asked: (Pos, bool), pos: Pos, is_prompt: bool) -> bool {
@@ -113,10 +120,10 @@ impl Hip {
         asked.1 == is_prompt && asked.0 / rows == pos / rows
     }
 
-    /// The slots between sinks and window that each head finds, of `old` slots older than the row.
+    /// The slots between sinks and window that each head of the mask finds, of `old` slots older than the row.
     fn search(&self, look: &Look<'_>, old: u32) -> Vec<Vec<u32>> {
-        let (heads, d) = (look.shape.heads, look.shape.head_dim);
-        let group = heads / look.shape.kv_heads;
+        let heads = if self.shared { look.shape.kv_heads } else { look.shape.heads };
+        let (group, width) = (heads / look.shape.kv_heads, look.shape.heads / heads * look.shape.head_dim);
         let span = old.saturating_sub(self.window + self.sinks);
         let blocks = span.div_ceil(self.block);
         let slots = |block: u32| {
@@ -127,48 +134,59 @@ impl Hip {
             return vec![(self.sinks..self.sinks + span).collect(); heads];
         }
         let start = |i: u32| (u64::from(blocks) * u64::from(i) / u64::from(self.groups)) as u32;
-        let first =
+        let queries = width / look.shape.head_dim;
+        let first: Vec<Interval> =
             (0..self.groups).map(|i| Interval { start: start(i), size: start(i + 1) - start(i) }).collect();
-        let mut searches: Vec<Search> =
-            vec![first; heads].into_iter().map(|intervals| Search { intervals }).collect();
+        let mut found = vec![first; heads];
         let mut nominal = f64::from(blocks) / f64::from(self.groups);
         while nominal > 1.0 {
             let halves: Vec<Vec<Interval>> =
-                searches.iter().map(|s| s.intervals.iter().flat_map(|i| i.halves()).collect()).collect();
+                found.iter().map(|found| found.iter().flat_map(|i| i.halves()).collect()).collect();
             let mut asks: Vec<Dots<'_>> = halves
                 .iter()
                 .enumerate()
                 .map(|(h, halves)| Dots {
                     kv_head: h / group,
-                    q: &look.q[h * d..][..d],
+                    q: &look.q[h * width..][..width],
                     slots: halves.iter().flat_map(|half| slots(half.centre())).collect(),
                     out: Vec::new(),
                 })
                 .collect();
             look.store.dots(&mut asks);
-            for ((search, halves), ask) in searches.iter_mut().zip(halves).zip(asks) {
+            for ((found, halves), ask) in found.iter_mut().zip(&halves).zip(asks) {
                 let mut scores = ask.out.as_slice();
-                let scored = halves.into_iter().map(|half| {
-                    let (own, rest) = scores.split_at(slots(half.centre()).len());
+                let highest = |half: &Interval| {
+                    let (own, rest) = scores.split_at(slots(half.centre()).len() * queries);
                     scores = rest;
-                    (own.iter().copied().fold(f32::NEG_INFINITY, f32::max), half)
-                });
-                search.intervals = best(scored.collect(), self.groups as usize);
+                    own.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+                };
+                let scores: Vec<f32> = halves.iter().map(highest).collect();
+                *found = best(halves, &scores, self.groups as usize);
             }
             nominal /= 2.0;
         }
-        let found = |search: Search| search.intervals.into_iter().flat_map(|i| slots(i.start)).collect();
-        searches.into_iter().map(found).collect()
+        found.into_iter().map(|found| found.into_iter().flat_map(|i| slots(i.start)).collect()).collect()
     }
 }
 
-/// The `count` halves of highest score, of equals the earlier, in the order of their starts.
-fn best(mut scored: Vec<(f32, Interval)>, count: usize) -> Vec<Interval> {
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.start.cmp(&b.1.start)));
-    scored.truncate(count);
-    let mut kept: Vec<Interval> = scored.into_iter().map(|(_, half)| half).collect();
-    kept.sort_by_key(|half| half.start);
-    kept
+/// The `count` halves of highest score, of equals the earlier, in the order that they have.
+fn best(halves: &[Interval], scores: &[f32], count: usize) -> Vec<Interval> {
+    if halves.len() <= count {
+        return halves.to_vec();
+    }
+    let mut order = scores.to_vec();
+    let (above, least, _) = order.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
+    let mut equals = count - above.iter().filter(|score| score.total_cmp(least).is_gt()).count();
+    let mut stays = |score: &f32| match score.total_cmp(least) {
+        Ordering::Greater => true,
+        Ordering::Less => false,
+        Ordering::Equal => {
+            let is_left = equals > 0;
+            equals -= usize::from(is_left);
+            is_left
+        }
+    };
+    halves.iter().zip(scores).filter(|(_, score)| stays(score)).map(|(half, _)| *half).collect()
 }
 
 impl Policy for Hip {
@@ -230,7 +248,8 @@ mod tests {
 
         fn dots(&self, asks: &mut [Dots<'_>]) {
             for ask in asks {
-                ask.out = ask.slots.iter().map(|s| self.0[*s as usize] * ask.q[0]).collect();
+                ask.out =
+                    ask.slots.iter().flat_map(|s| ask.q.iter().map(|q| self.0[*s as usize] * q)).collect();
             }
         }
 
@@ -275,6 +294,34 @@ mod tests {
         let mut want: Vec<u32> = order[..8].iter().copied().chain([0, 1, 18, 19, 20, 21]).collect();
         want.sort_unstable();
         assert_eq!(slots, want);
+    }
+
+    #[test]
+    fn heads_that_share_a_mask_find_what_the_best_of_them_finds() {
+        // Two query heads of one KV head ask for the highest and for the lowest: together for the largest. As above,
+        // one round over 16 searchable blocks of one key finds the exact best 8.
+        let scores: Vec<f32> = random(23).iter().map(|s| s - 0.5).collect();
+        let mut policy = hip("k=8, block=1, window=4, sinks=2, rows=1, mask=kv_head");
+        let (store, shape) =
+            (Scores(scores.clone()), Shape { layers: 9, heads: 2, kv_heads: 1, head_dim: 1 });
+        let look = Look { layer: 5, pos: 22..23, is_prompt: true, q: &[1.0, -1.0], shape, store: &store };
+        let mut order: Vec<u32> = (2..18).collect();
+        order.sort_by(|a, b| scores[*b as usize].abs().total_cmp(&scores[*a as usize].abs()));
+        let mut want: Vec<u32> = order[..8].iter().copied().chain([0, 1, 18, 19, 20, 21]).collect();
+        want.sort_unstable();
+        assert_eq!(policy.view(&look), Some(View { heads: vec![Keys::List(want)] }));
+    }
+
+    #[test]
+    fn of_equal_halves_the_earlier_stay() {
+        let halves: Vec<Interval> = (0..6).map(|start| Interval { start, size: 1 }).collect();
+        let kept = |scores: [f32; 6], count| -> Vec<u32> {
+            best(&halves, &scores, count).iter().map(|half| half.start).collect()
+        };
+        assert_eq!(kept([1.0, 2.0, 1.0, 3.0, 1.0, 2.0], 4), [0, 1, 3, 5]);
+        assert_eq!(kept([1.0, 2.0, 1.0, 3.0, 1.0, 2.0], 2), [1, 3]);
+        assert_eq!(kept([1.0; 6], 3), [0, 1, 2]);
+        assert_eq!(kept([1.0; 6], 6).len(), 6);
     }
 
     #[test]

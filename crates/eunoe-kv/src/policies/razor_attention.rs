@@ -4,9 +4,9 @@
 //! * Paper:    Tang et al., 2024, arXiv 2407.15891, sections 3.2 and 3.3
 //! * Equation: k̂, v̂ = means of the D dropped; out = (D e^{q·k̂} v̂ + Σ e^{q·k} v) / (D e^{q·k̂} + Σ e^{q·k})
 //! * Shapes:   no column; positions \[t\] → scores \[t\]; one flag per layer and KV head; a side slot k̂, v̂ \[d\] per strip
-//! * Cost:     KV slots ρ n + (1 - ρ) (sinks + max(least, n / share) + 1)
-//! * Differs:  tokens are folded one by one while reading (paper: at the end of a dense prompt), with n the longest text
-//!   asked for; sizes fit small models (paper: least 4000, share 5); `compensation=plain` is the authors' later code,
+//! * Cost:     KV slots ρ n + (1 - ρ) (sinks + max(least, n / share) + step)
+//! * Differs:  tokens are folded `step` at a time while reading (paper: at the end of a dense prompt), with n the longest
+//!   text asked for; sizes fit small models (paper: least 4000, share 5); `compensation=plain` is the authors' later code,
 //!   which weighs the side slot as one token
 //! * Oracle:   means and softmax of the equation, in f64
 
@@ -28,7 +28,7 @@ const COMPENSATION: Arg = arg(
     "weighted",
     "the averaged slot weighs all that it stands for, or one token, or is not there",
 );
-const STEP: Arg = arg("step", COUNT, "1", "slots folded at once when a strip is full");
+const STEP: Arg = arg("step", COUNT, "16", "slots folded at once when a strip is full");
 
 /// The method's entry.
 pub static ENTRY: PolicyEntry = PolicyEntry {
@@ -112,11 +112,12 @@ mod tests {
             [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(l, h)| policy.claim(l, h, 4000))
         };
         // 4 strips: 0.14 · 4 = 0.56 and 0.13 · 4 = 0.52 round to 1, 0.01 · 4 to 0. Induction of strips: 0.5 0.3 0 0.1;
-        // echo: 0 0 0.7 0. The buffer of the others: max(256, 4000 / 8) = 500, and 4 sinks.
-        let (whole, local) = (Claim::Whole, Claim::Fixed(504));
+        // echo: 0 0 0.7 0. The buffer of the others: max(256, 4000 / 8) = 500, 4 sinks,
+        // and 15 until a step of 16 is due.
+        let (whole, local) = (Claim::Whole, Claim::Fixed(519));
         assert_eq!(claims("razor_attention"), [whole, local, local, local]);
         assert_eq!(claims("razor_attention(echo=0.13)"), [whole, local, whole, local]);
-        assert_eq!(claims("razor_attention(least=600, step=16)")[1], Claim::Fixed(619));
+        assert_eq!(claims("razor_attention(least=600, step=1)")[1], Claim::Fixed(604));
     }
 
     #[test]

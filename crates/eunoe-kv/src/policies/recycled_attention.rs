@@ -78,14 +78,11 @@ struct List {
 impl List {
     /// The `k` slots of highest pooled attention.
     fn new(attn: &[f32], k: usize) -> Self {
-        let pooled: Vec<f32> = (0..attn.len())
-            .map(|i| {
-                attn[i.saturating_sub(POOL)..(i + POOL + 1).min(attn.len())]
-                    .iter()
-                    .copied()
-                    .fold(0.0, f32::max)
-            })
-            .collect();
+        let mut pooled = attn.to_vec();
+        for shift in 1..=POOL.min(attn.len().saturating_sub(1)) {
+            pooled.iter_mut().zip(&attn[shift..]).for_each(|(most, later)| *most = later.max(*most));
+            pooled[shift..].iter_mut().zip(attn).for_each(|(most, earlier)| *most = earlier.max(*most));
+        }
         let mut order: Vec<u32> = (0..attn.len() as u32).collect();
         let by_attention =
             |a: &u32, b: &u32| pooled[*b as usize].total_cmp(&pooled[*a as usize]).then(a.cmp(b));
