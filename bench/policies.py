@@ -87,7 +87,7 @@ COST = {
     "em_llm": "em_llm",
     "inf_llm, disk": "inf_llm(tier=disk)",
 }
-MEMORY = ["full", "full | q8", "full | q8(v=q4)", "full | q4", "duo_attention", "razor_attention", "a2sf | ada @ 25%"]
+MEMORY = ["full", "full | q8", "full | q8(v=q4)", "full | q4", "duo_attention", "razor_attention", "a2sf(step=1) | ada @ 25%"]
 WORDS = (
     "anchor apple arrow badge barrel basket beetle blanket bottle bridge bucket button cactus candle carpet castle cherry "
     "copper cotton cradle crystal dagger desert diamond dragon drum eagle engine falcon feather fiddle flute forest garden "

@@ -63,7 +63,17 @@ impl Block<'_> {
     #[inline(always)]
     pub(super) fn tile<'b>(&'b self, first: usize, room: &'b mut [u8]) -> Tile<'b> {
         let Some(list) = self.list else { return Tile::at(self.slots, self.base, first, self.layout) };
-        let (size, list) = (self.layout.bytes(), &list[first..self.end().min(first + TILE)]);
+        let size = self.layout.bytes();
+        let (list, later) = list[first..].split_at(TILE.min(list.len() - first));
+        let ask = |slots: &[u32]| {
+            slots
+                .iter()
+                .for_each(|slot| Ahead::new(&self.slots[*slot as usize * size..][..size]).ask(usize::MAX));
+        };
+        if first.is_multiple_of(PARTITION) {
+            ask(list);
+        }
+        ask(&later[..later.len().min(TILE)]);
         let room = &mut room[..list.len() * size];
         for (copy, slot) in room.chunks_exact_mut(size).zip(list) {
             copy.copy_from_slice(&self.slots[*slot as usize * size..][..size]);

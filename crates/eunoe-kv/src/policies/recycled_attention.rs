@@ -83,14 +83,18 @@ impl List {
             pooled.iter_mut().zip(&attn[shift..]).for_each(|(most, later)| *most = later.max(*most));
             pooled[shift..].iter_mut().zip(attn).for_each(|(most, earlier)| *most = earlier.max(*most));
         }
-        let mut order: Vec<u32> = (0..attn.len() as u32).collect();
-        let by_attention =
-            |a: &u32, b: &u32| pooled[*b as usize].total_cmp(&pooled[*a as usize]).then(a.cmp(b));
+        // Highest first, of equals the lower slot: attention is at least 0, so its bits are ordered as it is.
+        let mut order: Vec<u64> = pooled
+            .iter()
+            .zip(0u32..)
+            .map(|(a, slot)| u64::from(!a.to_bits()) << 32 | u64::from(slot))
+            .collect();
         if k < order.len() {
-            order.select_nth_unstable_by(k, by_attention);
+            order.select_nth_unstable(k);
             order.truncate(k);
         }
-        order.sort_unstable_by(by_attention);
+        order.sort_unstable();
+        let order: Vec<u32> = order.into_iter().map(|key| key as u32).collect();
         let mut slots = order.clone();
         slots.sort_unstable();
         Self { slots, leaving: order }
