@@ -6,12 +6,13 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// What `cargo xtask proof` takes.
-pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed flat \
+pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed flat policies \
                          (default: all); DIR holds UTF-8 .txt books; EUNOE_PYTHON names a Python that has \
                          bench/peers/requirements.txt installed (default: a virtual environment under target/)";
 
 const MODELS: [&str; 4] = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"];
-const PARTS: [&str; 8] = ["parity", "tokens", "quality", "recall", "laws", "long", "speed", "flat"];
+const PARTS: [&str; 9] =
+    ["parity", "tokens", "quality", "recall", "laws", "long", "speed", "flat", "policies"];
 /// The book that parts which need one read.
 const BOOK: &str = "leo-tolstoy_war-and-peace_louise-maude_aylmer-maude.txt";
 
@@ -86,10 +87,30 @@ impl Proof {
             println!("`docs/performance.md` is written when the part `speed` has been measured too");
             return Ok(());
         }
-        let mut command = Command::new(&self.python);
-        let page = command.arg(self.root.join("bench/peers/performance.py")).args(files).output()?;
+        self.page("performance", Command::new(&self.python).arg("bench/peers/performance.py").args(files))
+    }
+
+    /// Writes `docs/{name}.md` with what a script prints.
+    fn page(&self, name: &str, script: &mut Command) -> Result<()> {
+        let page = script.current_dir(&self.root).output()?;
         ensure!(page.status.success(), "{}", String::from_utf8_lossy(&page.stderr));
-        Ok(std::fs::write(self.root.join("docs/performance.md"), page.stdout)?)
+        Ok(std::fs::write(self.root.join("docs").join(name).with_extension("md"), page.stdout)?)
+    }
+
+    /// What policies keep and cost, measured anew (over an hour), and the page of it.
+    fn policies(&self) -> Result<()> {
+        let kinds = ["quality", "cost"];
+        let files = kinds.map(|kind| self.measured(&format!("policies-{kind}")));
+        for (kind, file) in kinds.iter().zip(&files) {
+            if file.is_file() {
+                std::fs::remove_file(file)?; // it would be gone on with
+            }
+            let mut script = Command::new(&self.python);
+            script.current_dir(&self.root).args(["bench/policies.py", kind]);
+            script.arg("--models-dir").arg(&self.models).arg("--books").arg(&self.books);
+            call(script.arg("--eunoe").arg(self.release("eunoe")).arg("--json").arg(file))?;
+        }
+        self.page("policies", Command::new(&self.python).args(["bench/policies.py", "page"]).args(files))
     }
 
     fn part(&self, part: &str) -> Result<()> {
@@ -138,6 +159,8 @@ impl Proof {
                     .arg("--json")
                     .arg(self.measured("speed")),
             ),
+            // quality, bytes, seconds and slopes of every policy
+            "policies" => self.policies(),
             // bounded memory, bounded time; then the page of all that `speed` and `flat` measured
             _ => {
                 let mut flat = self.script("bench/flat_memory.py");

@@ -58,12 +58,12 @@ pub enum Error {
     #[error("interrupted")]
     Interrupted,
     /// The operating system said no.
-    #[error("`{}`: {source}", path.display())]
+    #[error("`{}`: {why}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// The system's reason: part of the message, and so not its source, which would print it twice.
+        why: std::io::Error,
     },
 }
 
@@ -77,8 +77,8 @@ impl Error {
     }
 
     /// A [`Error::Io`] for a path.
-    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
+    pub fn io(path: impl Into<PathBuf>, why: std::io::Error) -> Self {
+        Self::Io { path: path.into(), why }
     }
 
     /// A [`Error::Shape`] from anything printable.

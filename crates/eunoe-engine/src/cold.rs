@@ -59,9 +59,7 @@ impl Cold {
     ) -> Result<Self> {
         let layout = SlotLayout { column: false, ..layout };
         let tier = match sizes.disk {
-            true => {
-                Tier::Disk(tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, e))?, folder.into())
-            }
+            true => Tier::Disk(tempfile::tempfile_in(folder).map_err(|e| fails(folder, &e))?, folder.into()),
             false => Tier::Memory(Vec::new()),
         };
         Ok(Self {
@@ -118,7 +116,7 @@ impl Cold {
                 blocks[block][from..from + records.len()].copy_from_slice(records);
             }
             Tier::Disk(file, folder) => {
-                file.write_all_at(records, at).map_err(|e| Error::io(folder.clone(), e))?;
+                file.write_all_at(records, at).map_err(|e| fails(folder, &e))?;
             }
         }
         self.bytes += records.len() as u64;
@@ -149,7 +147,7 @@ impl Cold {
                     room.copy_from_slice(&parts[block][from..from + room.len()]);
                 }
                 Tier::Disk(file, folder) => {
-                    file.read_exact_at(room, at).map_err(|e| Error::io(folder.clone(), e))?;
+                    file.read_exact_at(room, at).map_err(|e| fails(folder, &e))?;
                 }
             }
             self.returned += room.len() as u64;
@@ -183,6 +181,12 @@ impl Cold {
     pub(crate) fn slots(&self, layer: usize) -> u64 {
         self.blocks[..self.layers[layer].spilled].iter().map(|b| b.len() as u64).sum()
     }
+}
+
+/// What the system says of the file in `folder`, and the way out.
+fn fails(folder: &Path, error: &std::io::Error) -> Error {
+    let hint = "the cold tier needs room there; set `TMPDIR` to another folder, or `tier=memory`";
+    Error::io(folder, std::io::Error::new(error.kind(), format!("{error}; {hint}")))
 }
 
 #[cfg(test)]
@@ -247,6 +251,10 @@ mod tests {
         cold.cut(0, &[4]).unwrap();
         cold.far[0].append(4).fill(1);
         let error = cold.spill(0, 0, &[0.0; 32]).unwrap_err().to_string();
-        assert!(error.contains("/dev/full") && error.contains("space"), "{error}");
+        assert!(
+            error.contains("/dev/full") && error.contains("No space") && error.contains("TMPDIR"),
+            "{error}"
+        );
+        assert_eq!(error.matches("No space").count(), 1, "{error}");
     }
 }

@@ -69,7 +69,8 @@ fn forgotten(bill: &Bill) -> String {
 }
 
 fn meaning(bill: &Bill) -> String {
-    let rounded = if bill.plan_used.contains("| q8") { ", up to the rounding of q8" } else { "" };
+    let codec = bill.plan_used.split(['|', '@']).map(str::trim).find(|part| part.starts_with('q'));
+    let rounded = codec.map_or_else(String::new, |codec| format!(", up to the rounding of {codec}"));
     match bill.evicted {
         0 if bill.attended < 1.0 => format!(
             "nothing is lost, but each token met only {:.1} % of what came before it (mean)",
@@ -151,6 +152,10 @@ forgot   nothing
 meaning  the answer is that of full memory
 ";
         assert_eq!(render(&bill), expected);
+        for codec in ["q8", "q8(v=q4)", "q4(residual=64)"] {
+            let rounded = render(&Bill { plan_used: format!("full | {codec} @ 50%"), ..bill.clone() });
+            assert!(rounded.contains(&format!("full memory, up to the rounding of {codec}\n")), "{rounded}");
+        }
     }
 
     #[test]
