@@ -111,6 +111,12 @@ class Kept(dict):
         self.lock = threading.Lock()
         super().__init__(json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {})
 
+    def under(self, args, *names):
+        """Settings of all that is measured: a file has one set of them."""
+        settings = {name: getattr(args, name) for name in names}
+        if self.setdefault("settings", settings) != settings:
+            raise SystemExit(f"{self.path} holds results of other settings, {self['settings']}: name another file")
+
     def measure(self, key, do):
         if key in self:
             return
@@ -143,7 +149,7 @@ def quality(args):
     kept = Kept(args.json)
     kept.measure("machine", machine)
     model = books.model_path(args.models_dir, args.model)
-    kept["settings"] = {key: getattr(args, key) for key in ("model", "prompt", "answer", "lists", "words", "haystack")}
+    kept.under(args, "model", "prompt", "answer", "words", "haystack")
     paths = books.book_paths(args.books)[: args.count]
     tasks = []
     for plan in QUALITY.values():
@@ -231,7 +237,7 @@ def memory_page(kept):
             rows.append([f"`{plan}`", m["live_bytes"], want, off, f"{100 * of_full:.1f} %"])
     if not rows:
         return ""
-    text = "## Memory, by the allocator and by the formula\n\nBytes held after a text of the length below; formulas from sizes and the head profile alone.\n\n"
+    text = f"## Memory, by the allocator and by the formula\n\nBytes held after a text of {kept['memory/full']['rows']} tokens; formulas from sizes and the head profile alone.\n\n"
     return text + table(["plan", "bytes held", "formula", "off by", "of `full`"], rows) + "\n"
 
 
@@ -239,14 +245,15 @@ def cost(args):
     kept = Kept(args.json)
     kept.measure("machine", machine)
     model = books.model_path(args.models_dir, args.model)
-    kept["settings"] = {"model": args.model, "gen": args.gen}
+    kept.under(args, "model", "gen", "threads")
     text = "\n".join(path.read_text(encoding="utf-8") for path in books.book_paths(args.books)[:2])
-    file = Path(tempfile.mkdtemp()) / "text.txt"
-    for length in args.lengths:
-        file.write_text(cut(args, model, text, length), encoding="utf-8")
-        for name, plan in COST.items():
-            if length <= args.longest or name.startswith(("full", "hip", "s2")):
-                kept.measure(f"cost/{name}/{length}", lambda: once(args, model, plan, file))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "text.txt"
+        for length in args.lengths:
+            file.write_text(cut(args, model, text, length), encoding="utf-8")
+            for name, plan in COST.items():
+                if length <= args.longest or name.startswith(("full", "hip", "s2")):
+                    kept.measure(f"cost/{name}/{length}", lambda: once(args, model, plan, file))
 
 
 def once(args, model, plan, file):
@@ -349,12 +356,19 @@ ours, without a claim. Of books *n* counts blocks of 64 tokens.
     return text + table(["better, says its paper", "than", "on", "nats per token", "n", "verdict"], claims)
 
 
+def even(pairs, i, label):
+    """The shortest length from which all ratios are above 1."""
+    slower = [n for n in pairs if pairs[n][i] <= 1]
+    faster = [n for n in pairs if not slower or n > slower[-1]]
+    return label(faster[0]) if faster else "not by " + label(max(pairs))
+
+
 def cost_page(kept):
     lengths = sorted({int(key.split("/")[2]) for key in kept if key.startswith("cost/")})
     label = lambda n: f"{n // 1024}K"
     text = f"""## Cost by length
 
-`{kept['settings']['model']}`, f16 KV, 2 threads, one run each. Seconds to read a text of so many tokens, and its slope: the exponent of length,
+`{kept['settings']['model']}`, f16 KV, {kept['settings']['threads']} threads, one run each. Seconds to read a text of so many tokens, and its slope: the exponent of length,
 fitted to the lengths from 4K on.
 
 """
@@ -372,23 +386,15 @@ fitted to the lengths from 4K on.
     text += table([*head, "slope"], rows(lambda c: c["prefill_s"], 1, True))
     text += "\nMilliseconds to write a token after so many:\n\n"
     text += table([*head, "slope"], rows(per_token, 1, True))
-    text += "\nTimes faster than `full`, reading / writing; and the shortest length from which writing is faster:\n\n"
+    text += "\nTimes faster than `full`, reading / writing; and the shortest length from which it is\nfaster at every one measured:\n\n"
     faster = []
     for name, plan in COST.items():
-        cells, even = [], "-"
-        for n in reversed(lengths):
-            ours, full = get(name, n), get("full", n)
-            if not (ours and full):
-                cells.append("-")
-                continue
-            read, write = full["prefill_s"] / ours["prefill_s"], per_token(full) / per_token(ours)
-            cells.append(f"{read:.2f} / {write:.2f}")
-            even = label(n) if write > 1 and even != "no" else even if write > 1 else ("no" if even == "-" else even)
-            if write <= 1:
-                break
-        cells += [""] * (len(lengths) - len(cells))
-        faster.append([f"`{plan}`", *reversed(cells), "-" if name == "full" else even])
-    text += table([*head, "breaks even"], faster)
+        pairs = [(n, get(name, n), get("full", n)) for n in lengths]
+        pairs = {n: (full["prefill_s"] / ours["prefill_s"], per_token(full) / per_token(ours)) for n, ours, full in pairs if ours and full}
+        cells = [f"{pairs[n][0]:.2f} / {pairs[n][1]:.2f}" if n in pairs else "-" for n in lengths]
+        if name != "full":
+            faster.append([f"`{plan}`", *cells, *(even(pairs, i, label) for i in range(2))])
+    text += table([*head, "reading breaks even", "writing"], faster)
     text += "\nHot KV bytes (most, MiB):\n\n" + table(head, rows(lambda c: c["peak_bytes"] / 2**20, 1, False))
     cold = [
         [f"`{plan}`", label(n), f"{per_token(c):.1f}", f"{c['cold_bytes'] / 2**20:.1f}", f"{c['returned_bytes'] / 2**20:.0f}"]

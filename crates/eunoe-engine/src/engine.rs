@@ -185,8 +185,6 @@ impl Engine {
         go_on: GoOn<'_>,
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<()> {
-        /// Rows whose logits are held at once.
-        const ROWS: usize = 16;
         let d = self.config().d_model;
         self.read_each(session, tokens, go_on, &mut |first, x| {
             for (i, x) in x.chunks(ROWS * d).enumerate() {
@@ -291,12 +289,7 @@ impl Engine {
             return limit(what, count, most, "read in smaller pieces");
         }
         if count < most && session.whole_pass() {
-            return limit(
-                "rows at once under a policy that recalls blocks: as many, no fewer",
-                count,
-                most,
-                "read the prompt in whole passes",
-            );
+            return limit(what, count, most, "read the prompt in whole passes");
         }
         Ok(())
     }
@@ -341,9 +334,11 @@ impl Engine {
             true => f32::INFINITY,
             false => -log_prob(&session.logits, tokens[0]),
         });
-        let before = self.model.logits(&x[..x.len() - d]);
-        let rows = before.chunks_exact(vocab).zip(&tokens[1..]);
-        surprisal.extend(rows.map(|(logits, token)| -log_prob(logits, *token)));
+        for (x, tokens) in x[..x.len() - d].chunks(ROWS * d).zip(tokens[1..].chunks(ROWS)) {
+            let before = self.model.logits(x);
+            let rows = before.chunks_exact(vocab).zip(tokens);
+            surprisal.extend(rows.map(|(logits, token)| -log_prob(logits, *token)));
+        }
         match session.kv.needs().recall {
             Some(_) => session.kv.surprised(&self.model.rope, first, &surprisal),
             None => session.kv.set_surprisal(first, &surprisal),
@@ -351,6 +346,8 @@ impl Engine {
     }
 }
 
+/// Rows whose logits are held at once.
+const ROWS: usize = 16;
 const PASS: &str = "rows at once under a policy that recalls blocks: as many, no fewer";
 
 /// Most rows that one pass may read of a sequence, and what they are. Surprisal is known only after a pass, so a policy

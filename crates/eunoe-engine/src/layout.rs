@@ -61,16 +61,23 @@ impl Layout {
     pub fn new(config: &Config, plan: &Plan, length: Length, codec: Codec) -> Result<Self> {
         let codec = plan.codec.unwrap_or(codec.into());
         let shape = policy_shape(config);
-        let sliding_strips = (config.layers - shape.layers) * config.kv_heads;
-        let sliding_cap =
-            config.sliding.map_or(0, |s| (s.window as u32).saturating_add(SLIDE)).min(length.longest);
-        let bytes = |codec, column| SlotLayout { codec, head_dim: config.head_dim, column }.bytes() as u64;
-        let sliding = |codec| sliding_strips as u64 * u64::from(sliding_cap) * bytes(codec, false);
         let budget_bytes = match plan.budget {
             Some(Budget::Bytes(b)) => Some(b),
             Some(Budget::Percent(p)) => Some((full_bytes(config, length.prompt) as f64 * p / 100.0) as u64),
             _ => None,
         };
+        // from here on in positions, landmarks included
+        let length = match plan.make_policy(u32::MAX)?.needs().recall {
+            Some(sizes) => {
+                Length { prompt: sizes.positions(length.prompt), longest: sizes.positions(length.longest) }
+            }
+            None => length,
+        };
+        let sliding_strips = (config.layers - shape.layers) * config.kv_heads;
+        let sliding_cap =
+            config.sliding.map_or(0, |s| (s.window as u32).saturating_add(SLIDE)).min(length.longest);
+        let bytes = |codec, column| SlotLayout { codec, head_dim: config.head_dim, column }.bytes() as u64;
+        let sliding = |codec| sliding_strips as u64 * u64::from(sliding_cap) * bytes(codec, false);
         // beside the strips that share the budget: sliding ones, side slots, and where what is far is gathered
         let beside = |needs: &Needs| {
             let sides = if needs.fate == Fate::Drop { 0 } else { Side::bytes_of(config.head_dim) };
@@ -101,12 +108,6 @@ impl Layout {
         policy.bind(&shape, plan.profile.as_deref())?;
         let mut needs = policy.needs();
         needs.recent = needs.recent.max(plan.residual);
-        let length = match needs.recall {
-            Some(sizes) => {
-                Length { prompt: sizes.positions(length.prompt), longest: sizes.positions(length.longest) }
-            }
-            None => length,
-        };
         let allocator = plan.make_allocator()?;
         let strips = || (0..shape.layers).flat_map(|l| (0..shape.kv_heads).map(move |h| (l, h)));
         let claims: Vec<Claim> = strips().map(|(l, h)| policy.claim(l, h, length.longest)).collect();
@@ -188,7 +189,7 @@ impl Layout {
     /// Bytes that can come to wait in the cold tier, and whether they wait on disk.
     pub fn cold_bytes(&self) -> (u64, bool) {
         let Some(sizes) = self.needs.recall else { return (0, false) };
-        let slots = u64::from(self.longest.saturating_sub(sizes.local.saturating_add(self.needs.sinks)));
+        let slots = u64::from(sizes.waiting(self.needs.sinks, self.longest));
         (slots * self.caps.len() as u64 * self.bare_slot_bytes, sizes.disk)
     }
 
@@ -228,7 +229,7 @@ impl Layout {
     /// Slots that a row at the end of the text reads, mean over the strips that a policy acts on.
     pub fn attended(&self) -> f64 {
         let stored = self.caps.iter().map(|c| f64::from(*c)).sum::<f64>() / self.caps.len().max(1) as f64;
-        self.policy.attended(self.longest).map_or(stored, |slots| slots.min(stored))
+        self.policy.attended(self.longest).map_or(stored, |slots| slots.min(self.longest.into()))
     }
 
     /// Bytes of so many slots in each strip that a policy acts on, and of the sliding ones.

@@ -9,7 +9,9 @@ use std::ops::Range;
 use eunoe_engine::{Arithmetic, Engine, Length, Session};
 use eunoe_kv::Plan;
 use eunoe_model::probe::{NoProbe, Point, Probe, Site};
-use toy::{HEAD_DIM, LLAMA, Toy, bits, kept, plan, text};
+use toy::{
+    GEMMA, HEAD_DIM, LLAMA, RECALLS, TOKENS, Toy, WIDE_RECALLS, assert_within, bits, kept, plan, text,
+};
 
 const D: usize = HEAD_DIM as usize;
 const LEN: usize = 150;
@@ -318,21 +320,13 @@ fn read(engine: &Engine, plan: &Plan, tokens: &[u32], prompt: u32) -> Session {
     session
 }
 
-const PLANS: [&str; 6] = [
-    "landmark_attention(block=16, blocks=2)",
-    "landmark_attention(block=32, blocks=1, gate=plain, tier=disk) | q8",
-    "inf_llm(sinks=4, local=40, pass=32, block=16, memory=32)",
-    "inf_llm(sinks=0, local=64, pass=64, block=8, memory=24, tier=disk) | q8",
-    "em_llm(sinks=4, local=48, pass=32, block=20, memory=40)",
-    "em_llm(sinks=2, local=48, pass=48, least=3, memory=30, block=16, gamma=0.5, refine=modularity) | q8",
-];
-
 #[test]
 fn chunks_threads_company_and_tiers_change_nothing_and_the_bill_is_true() {
-    for toy in [LLAMA, Toy { arch: "gemma3", layers: 7, heads: 4, kv_heads: 1, context: 4096 }] {
+    for toy in [LLAMA, GEMMA] {
         let engines: Vec<_> = [(1, 1), (2, 7), (1, 64), (2, 512)].map(|(t, chunk)| toy.open(t, chunk)).into();
-        let tokens = text(300);
-        for text_plan in PLANS {
+        let tokens = text(TOKENS);
+        for own in &RECALLS {
+            let text_plan = own.plan;
             let first = read(&engines[0], &plan(text_plan), &tokens, 220);
             let other_tier = match text_plan.contains("tier=disk") {
                 true => text_plan.replace("tier=disk", "tier=memory"),
@@ -343,8 +337,8 @@ fn chunks_threads_company_and_tiers_change_nothing_and_the_bill_is_true() {
                 let session = read(engine, &plan(text_plan), &tokens, 220);
                 assert_eq!(bits(&session), bits(&first), "{text_plan} on {}", toy.arch);
                 assert_eq!(kept(engine, &session), kept(&engines[0], &first), "{text_plan}");
-                let (bill, ledger) = (session.bill(), session.kv.ledger());
-                assert!(ledger.peak <= ledger.cap, "{text_plan}: {ledger:?}");
+                let bill = session.bill();
+                assert_within(&session, toy.own_budget(own), text_plan);
                 assert_eq!(bill.seen, bill.kept + bill.cold, "{text_plan}: all is hot or cold");
                 assert!(bill.cold > 0 && bill.returned_bytes > 0 && bill.evicted == 0, "{text_plan}");
                 let slot = bill.cold_bytes as f64 / bill.cold as f64;
@@ -352,8 +346,11 @@ fn chunks_threads_company_and_tiers_change_nothing_and_the_bill_is_true() {
                 assert!(bill.attended < 1.0, "{text_plan}");
             }
             let (mut a, mut b) = {
-                let session =
-                    || engines[1].session(&plan(text_plan), Length { prompt: 220, longest: 300 }).unwrap();
+                let session = || {
+                    engines[1]
+                        .session(&plan(text_plan), Length { prompt: 220, longest: TOKENS as u32 })
+                        .unwrap()
+                };
                 (session(), session())
             };
             let refused =
@@ -361,7 +358,7 @@ fn chunks_threads_company_and_tiers_change_nothing_and_the_bill_is_true() {
             assert!(refused.contains("whole passes"), "{refused}");
             let pass = plan(text_plan).make_policy(9).unwrap().needs().recall.unwrap().pass as usize;
             let mut at = 0;
-            while at < 300 {
+            while at < TOKENS {
                 let end = if at < 220 { ((at / pass + 1) * pass).min(220) } else { at + 1 };
                 let rows = &tokens[at..end];
                 engines[1].step(&mut [(&mut a, rows), (&mut b, rows)], &mut NoProbe).unwrap();
@@ -376,13 +373,7 @@ fn chunks_threads_company_and_tiers_change_nothing_and_the_bill_is_true() {
 fn a_text_within_the_window_is_full_memory_bit_for_bit() {
     let (engine, tokens) = (LLAMA.open(2, 64), text(150));
     let full = read(&engine, &plan("full"), &tokens, 100);
-    for text_plan in [
-        "inf_llm",
-        "em_llm",
-        "landmark_attention(block=150)",
-        "inf_llm(local=150, pass=7)",
-        "em_llm(sinks=0, local=160, pass=99, refine=conductance)",
-    ] {
+    for text_plan in WIDE_RECALLS {
         let session = read(&engine, &plan(text_plan), &tokens, 100);
         assert_eq!(bits(&session), bits(&full), "{text_plan}");
         assert_eq!((session.bill().cold, session.bill().attended), (0, 1.0), "{text_plan}");

@@ -10,6 +10,9 @@ pub(crate) const SIZE: Kind = Kind::Int { min: 0, max: 1 << 24 };
 /// A number of slots or rows.
 pub(crate) const COUNT: Kind = Kind::Int { min: 1, max: 1 << 24 };
 
+/// A number of slots that are protected while one beside them leaves.
+pub(crate) const TWO: Kind = Kind::Int { min: 2, max: 1 << 24 };
+
 /// A share of something.
 pub(crate) const SHARE: Kind = Kind::Float { min: 0.0, max: 1.0 };
 

@@ -66,6 +66,14 @@ impl Sizes {
         [self.local, self.pass, self.block].into_iter().fold(sinks, u32::saturating_add)
     }
 
+    /// Most slots of a strip that can come to wait outside, of a text of `longest` positions.
+    pub fn waiting(&self, sinks: u32, longest: u32) -> u32 {
+        match self.grouped {
+            Some(_) => longest.saturating_sub(1) / self.block * self.block,
+            None => longest.saturating_sub(self.local.saturating_add(sinks)),
+        }
+    }
+
     /// Slots that a row reads on average: a block that is not full yet counts half.
     pub(crate) fn attended(&self, sinks: u32) -> f64 {
         [sinks, self.local, self.slots].map(f64::from).iter().sum::<f64>() + f64::from(self.block) / 2.0

@@ -5,16 +5,42 @@ use std::fs;
 use std::path::Path;
 
 use eunoe_core::Shape;
-use eunoe_kv::{Claim, Column, Needs, Plan, Policy, Strip, allocators, methods, policies, select};
+use eunoe_kv::{Claim, Column, Needs, Plan, Policy, Profile, Strip, allocators, methods, policies, select};
 use proptest::prelude::*;
 
+/// Slots of strips that share a budget, and tokens of a text.
 const CAP: u32 = 64;
+const LONGEST: u32 = 2048;
+const SHAPE: Shape = Shape { layers: 4, heads: 2, kv_heads: 2, head_dim: 64 };
 
-/// Policies whose strips share a budget and evict when it is full.
-fn made() -> Vec<(&'static str, Box<dyn Policy>)> {
-    let make = |id| (id, Plan::parse(id).and_then(|plan| plan.make_policy(CAP)).expect("defaults hold"));
-    let all = policies::LIST.iter().map(|entry| make(entry.card.id));
-    all.filter(|(_, policy)| policy.claim(0, 0, u32::MAX) == Claim::Share).collect()
+/// Every policy at its defaults, bound to a model, with the slots of its smallest strip.
+fn made() -> Vec<(&'static str, Box<dyn Policy>, u32)> {
+    let rising: Vec<f32> = (1..=8u8).map(|i| f32::from(i) / 8.0).collect();
+    let profile = Profile {
+        model: "toy".into(),
+        sha256: "0".repeat(64),
+        layers: SHAPE.layers,
+        heads: SHAPE.heads,
+        kv_heads: SHAPE.kv_heads,
+        retrieval: rising.clone(),
+        induction: rising.clone(),
+        echo: rising.clone(),
+        sink: rising.clone(),
+        streaming: rising,
+        found: [1, 1],
+    };
+    let make = |id: &'static str| {
+        let mut policy = Plan::parse(id).and_then(|plan| plan.make_policy(CAP)).expect("defaults hold");
+        policy.bind(&SHAPE, Some(&profile)).expect("a profile of this shape");
+        let slots = |i: usize| match policy.claim(i / 2, i % 2, LONGEST) {
+            Claim::Share => CAP,
+            Claim::Fixed(slots) => slots.min(LONGEST),
+            Claim::Whole => LONGEST,
+        };
+        let least = (0..SHAPE.strips()).map(slots).min().unwrap_or(LONGEST);
+        (id, policy, least)
+    };
+    policies::LIST.iter().map(|entry| make(entry.card.id)).collect()
 }
 
 fn scores(policy: &dyn Policy, pos: &[u32], column: &[f32]) -> Vec<f32> {
@@ -23,36 +49,38 @@ fn scores(policy: &dyn Policy, pos: &[u32], column: &[f32]) -> Vec<f32> {
     out
 }
 
-/// Positions of a full strip with gaps where slots were evicted, and a column.
+/// Gaps between positions where slots were evicted, and a column, which [`full`] repeats.
 fn strip() -> impl Strategy<Value = (Vec<u32>, Vec<f32>)> {
     let len = CAP as usize;
-    (proptest::collection::vec(1u32..50, len), proptest::collection::vec(0f32..9.0, len)).prop_map(
-        |(gaps, column)| {
-            let mut next = 0;
-            let pos = gaps.into_iter().map(|gap| (next, next += gap).0).collect();
-            (pos, column)
-        },
-    )
+    (proptest::collection::vec(1u32..50, len), proptest::collection::vec(0f32..9.0, len))
+}
+
+/// Positions and column of a strip of `slots`, as the policy asked for it.
+fn full((gaps, column): &(Vec<u32>, Vec<f32>), slots: u32, needs: &Needs) -> (Vec<u32>, Vec<f32>) {
+    let pos = gaps.iter().cycle().scan(0, |next, gap| Some((*next, *next += gap).0));
+    let slots = slots as usize;
+    let len = if needs.column == Column::None { 0 } else { slots };
+    (pos.take(slots).collect(), column.iter().cycle().take(len).copied().collect())
 }
 
 proptest! {
     #[test]
-    fn scores_are_finite_and_the_same_each_time((pos, column) in strip()) {
-        for (id, policy) in made() {
-            let column = if policy.needs().column == Column::None { &[][..] } else { &column };
-            let once = scores(policy.as_ref(), &pos, column);
+    fn scores_are_finite_and_the_same_each_time(strip in strip()) {
+        for (id, policy, slots) in made() {
+            let (pos, column) = full(&strip, slots, &policy.needs());
+            let once = scores(policy.as_ref(), &pos, &column);
             prop_assert!(once.iter().all(|score| score.is_finite()), "{}", id);
-            prop_assert_eq!(&once, &scores(policy.as_ref(), &pos, column), "{}", id);
+            prop_assert_eq!(&once, &scores(policy.as_ref(), &pos, &column), "{}", id);
         }
     }
 
     #[test]
-    fn protected_slots_survive_and_a_full_strip_can_always_step((pos, column) in strip()) {
-        for (id, policy) in made() {
+    fn protected_slots_survive_and_a_full_strip_can_always_step(strip in strip()) {
+        for (id, policy, slots) in made() {
             let needs = policy.needs();
-            prop_assert!(select::check_room(&needs, CAP).is_ok());
-            let column = if needs.column == Column::None { &[][..] } else { &column };
-            let (scores, now) = (scores(policy.as_ref(), &pos, column), pos[pos.len() - 1]);
+            prop_assert!(select::check_room(&needs, slots).is_ok(), "{}", id);
+            let (pos, column) = full(&strip, slots, &needs);
+            let (scores, now) = (scores(policy.as_ref(), &pos, &column), pos[pos.len() - 1]);
             let mut gone = Vec::new();
             select::evict(&needs, &scores, &pos, now, needs.step as usize, &mut gone).unwrap();
             prop_assert_eq!(gone.len(), needs.step as usize, "{}", id);
@@ -65,7 +93,7 @@ proptest! {
 
 #[test]
 fn needs_can_be_met() {
-    for (id, policy) in made() {
+    for (id, policy, _) in made() {
         let Needs { recent, step, keep, column, .. } = policy.needs();
         assert!(recent >= 1 && step >= 1 && keep.is_none(), "{id}");
         if let Column::LastRows { rows } = column {
@@ -101,7 +129,7 @@ fn every_file_of_a_shelf_is_listed_and_explains_itself() {
         let mut stems = HashSet::new();
         for file in fs::read_dir(path).unwrap().map(|file| file.unwrap().path()) {
             let stem = file.file_stem().unwrap().to_str().unwrap().to_string();
-            if stem == "mod" {
+            if stem == "mod" || file.is_dir() {
                 continue;
             }
             let text = fs::read_to_string(&file).unwrap();

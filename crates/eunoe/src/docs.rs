@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use eunoe_core::{Arg, Card, Kind, Shelf};
 
 use crate::cli::Cli;
@@ -101,9 +101,17 @@ fn command_line() -> String {
         format!("{NOTICE}\n\n# The command line\n\n{}", block(&root.render_long_help().to_string()));
     // Building gives each command its full name and the global options.
     root.build();
-    for command in root.get_subcommands_mut() {
-        let help = command.render_long_help().to_string();
-        text += &format!("\n## eunoe {}\n\n{}", command.get_name(), block(&help));
+    text += &commands(&mut root, "eunoe", "##");
+    text
+}
+
+/// The help of the commands below one, each followed by those below it.
+fn commands(above: &mut Command, path: &str, heading: &str) -> String {
+    let mut text = String::new();
+    for command in above.get_subcommands_mut() {
+        let (path, help) = (format!("{path} {}", command.get_name()), command.render_long_help().to_string());
+        text += &format!("\n{heading} {path}\n\n{}", block(&help));
+        text += &commands(command, &path, &format!("{heading}#"));
     }
     text
 }
@@ -122,6 +130,17 @@ mod tests {
         let old = format!("a\n{BEGIN}\nold\n{END}\nb\n");
         assert_eq!(between_markers(&old, "new\n"), Some(format!("a\n{BEGIN}\nnew\n{END}\nb\n")));
         assert_eq!(between_markers("no markers", "new\n"), None);
+    }
+
+    #[test]
+    fn commands_below_commands_are_told_with_their_options() {
+        let text = command_line();
+        let (_, probe) = text.split_once("\n## eunoe probe\n").unwrap();
+        let (_, heads) = probe.split_once("\n### eunoe probe retrieval_heads\n").unwrap();
+        for option in ["--lengths", "--depths", "--seeds", "--file", "--dry-run"] {
+            assert!(heads.contains(option), "{option}");
+        }
+        assert!(heads.contains("Usage: eunoe probe retrieval_heads "));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Where models live: `$EUNOE_HOME`, by default the user's cache folder.
+//! Where models and what is known of their heads live: `$EUNOE_HOME`, by default the user's cache folder.
 
 use std::env;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-/// The folder of models and unfinished downloads.
+/// The folder of models, unfinished downloads and head profiles.
 #[derive(Clone, Debug)]
 pub struct Home {
     root: PathBuf,

@@ -1,6 +1,7 @@
 //! Which plan holds a text: the one asked for, or `full`; nothing else is chosen.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use eunoe_core::Codec;
@@ -29,12 +30,18 @@ fn available() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The plan for a text: `asked`, or `full`.
+/// The plan for a text that `model`, a name or a file, reads: `asked`, or `full`.
 ///
 /// # Errors
 /// It does not fit the model's window, its own budget or the memory; without a plan asked for, the message has those
 /// that fit.
-pub fn choose(engine: &Engine, asked: Option<&Plan>, length: Length, memory: Option<u64>) -> Result<Plan> {
+pub fn choose(
+    engine: &Engine,
+    model: &Path,
+    asked: Option<&Plan>,
+    length: Length,
+    memory: Option<u64>,
+) -> Result<Plan> {
     let plan = match asked {
         Some(plan) => plan.clone(),
         None => Plan::parse("full")?,
@@ -46,7 +53,7 @@ pub fn choose(engine: &Engine, asked: Option<&Plan>, length: Length, memory: Opt
         Err(e) if asked.is_some() => Err(e),
         Err(e) => {
             let tokens = length.longest;
-            let plans = plan::rows(engine.config(), tokens, memory, allowed, codec, None)?;
+            let plans = plan::rows(engine.config(), model, tokens, memory, allowed, codec)?;
             let names: Vec<String> =
                 plans.iter().filter(|row| row.fits).map(|row| format!("`{}`", row.plan)).collect();
             let ways = match names.is_empty() {
@@ -70,14 +77,19 @@ pub(crate) fn fits(
     allowed: u64,
 ) -> Result<Layout> {
     let layout = Layout::new(config, plan, length, codec)?;
-    let cold = match layout.cold_bytes() {
-        (bytes, false) => bytes,
-        (_, true) => 0,
-    };
-    let needed = layout.most_bytes() + cold;
+    let needed = taken(&layout);
     if needed > allowed {
         let (needed, allowed) = (units::bytes(needed), units::bytes(allowed));
         return Err(anyhow!("needs {needed} of KV memory, {allowed} may be used (--memory)"));
     }
     Ok(layout)
+}
+
+/// Most bytes of this machine's memory that a layout takes.
+pub(crate) fn taken(layout: &Layout) -> u64 {
+    layout.most_bytes()
+        + match layout.cold_bytes() {
+            (bytes, false) => bytes,
+            (_, true) => 0,
+        }
 }

@@ -87,6 +87,7 @@ mod tests {
 
     #[test]
     fn every_model_that_can_be_pulled_has_a_profile() {
+        assert_eq!(BUILT_IN.len(), MODELS.len());
         for (text, model) in BUILT_IN.iter().zip(&MODELS) {
             let profile = parse(text).unwrap();
             assert_eq!((profile.model.as_str(), profile.sha256.as_str()), (model.name, model.sha256));

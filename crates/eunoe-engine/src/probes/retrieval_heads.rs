@@ -8,7 +8,8 @@
 //! * Cost:     one reading of each text, and n² / 2 dot products per head of the repeated tokens
 //! * Differs:  the answer is given, not generated (a text counts where the model would have written at least half of its
 //!   tokens), so that one reading shows every step; removed heads give 0 (authors' code: the mean value)
-//! * Oracle:   a head built to copy, and probabilities written down
+//! * Oracle:   each score on attention written down; in `tests/probes.rs` a model whose heads look a fixed distance
+//!   back, so that the scores of each, and what is left without the copying one, are known
 
 use crate::engine::{Engine, GoOn};
 use crate::layout::Length;
@@ -22,7 +23,12 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 mod causal;
+mod plant;
+#[cfg(test)]
+mod tests;
+
 pub use causal::{Check, Share};
+use plant::{Planted, plant};
 
 /// The probe's entry.
 pub static CARD: Card = Card {
@@ -49,7 +55,7 @@ const TOP: f64 = 0.05;
 pub struct Settings<'a> {
     /// Text in which sentences are planted.
     pub text: &'a str,
-    /// Tokens of the texts.
+    /// Tokens of the texts, each at most the model's context.
     pub lengths: &'a [usize],
     /// Where sentences are planted, from 0 (begin) to 1.
     pub depths: &'a [f64],
@@ -68,8 +74,8 @@ pub struct Report {
     pub share_retrieving: f64,
     /// See above.
     pub share_zero: f64,
-    /// Overlap (Jaccard) of the best twentieth between every two seeds, mean.
-    pub stability: f64,
+    /// Overlap (Jaccard) of the best twentieth between every two seeds that found any, mean; none of one seed.
+    pub stability: Option<f64>,
     /// What taking heads away does to the planted sentences.
     pub check: Check,
 }
@@ -87,21 +93,51 @@ pub struct Best {
     pub induction: f32,
 }
 
-/// One text with a planted sentence, and the sentence again as the answer to a question.
-struct Planted {
-    tokens: Vec<u32>,
-    /// The sentence in the text.
-    needle: Range<usize>,
-    /// The rows that write the answer: row `r` writes token `r + 1`.
-    rows: Range<usize>,
-    /// Those of them that write what the question does not tell.
-    secret: Range<usize>,
+impl Settings<'_> {
+    /// Texts that are read at most, those of the check included: what `go_on` of [`detect`] counts up to.
+    pub fn texts(&self) -> usize {
+        let samples = (self.lengths.len() * self.depths.len()).saturating_mul(self.seeds as usize);
+        samples.saturating_add(Check::texts(samples))
+    }
+
+    /// What can be read with these settings and a model whose layers `global` see the whole text.
+    fn check(&self, c: &Config, global: &[usize]) -> Result<()> {
+        /// Random tokens are drawn from the middle six of eight parts of the vocabulary.
+        const LEAST: usize = 8;
+        if self.lengths.is_empty() || self.depths.is_empty() || self.seeds == 0 {
+            return Err(Error::Invalid("nothing to read: give a length, a depth and a seed at least".into()));
+        }
+        if let Some(bad) = self.depths.iter().find(|depth| !(0.0..=1.0).contains(*depth)) {
+            return Err(Error::Invalid(format!("a depth of `{bad}` is not from 0 to 1")));
+        }
+        if c.vocab < LEAST {
+            let vocab = c.vocab;
+            return Err(Error::Unsupported(format!(
+                "a model of {vocab} tokens cannot be probed with random ones: at least {LEAST} are needed"
+            )));
+        }
+        if global.is_empty() {
+            let why = "every layer of this model sees a window only: no head can copy from far back";
+            return Err(Error::Unsupported(why.into()));
+        }
+        match self.lengths.iter().max() {
+            Some(longest) if *longest > c.context => Err(Error::Limit {
+                what: "tokens of a text with a planted sentence, within the model's context".into(),
+                asked: *longest as u64,
+                have: c.context as u64,
+                hint: "give shorter lengths".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// Finds what the heads of a model do. `go_on` is asked with the texts read so far.
+/// Finds what the heads of a model do. `go_on` is asked with the texts read so far, of at most [`Settings::texts`].
 ///
 /// # Errors
-/// Those of reading; [`Error::Invalid`] where the model repeats no planted sentence, or the text is too short.
+/// Those of reading; [`Error::Limit`] for lengths above the model's context, [`Error::Unsupported`] for a model of
+/// fewer than 8 tokens or without a layer that sees the whole text, [`Error::Invalid`] where the model repeats no
+/// planted sentence, or the text is too short.
 pub fn detect(
     engine: &Engine,
     name: &str,
@@ -111,6 +147,7 @@ pub fn detect(
 ) -> Result<Report> {
     let c = engine.config();
     let global: Vec<usize> = (0..c.layers).filter(|l| !c.is_sliding(*l)).collect();
+    settings.check(c, &global)?;
     let none = vec![0.0; global.len() * c.heads];
     let (mut repeats, mut by_seed, mut found, mut tried) =
         (vec![[0.0; 2]; none.len()], Vec::new(), Vec::new(), 0);
@@ -126,7 +163,7 @@ pub fn detect(
         {
             go_on(tried).then_some(()).ok_or(Error::Interrupted)?;
             tried += 1;
-            let planted = plant(engine, settings.text, *length, *depth, &mut random)?;
+            let planted = plant(&engine.tokenizer, settings.text, *length, *depth, &mut random)?;
             let (copied, written) = copies(engine, &global, &planted)?;
             if 2 * written >= planted.rows.len() {
                 retrieval.iter_mut().zip(copied).for_each(|(sum, copied)| *sum += copied);
@@ -156,7 +193,7 @@ pub fn detect(
         streaming: of(&text, 1),
         found: [found.len() as u32, tried as u32],
     };
-    let check = Check::run(engine, &global, &profile, &found, go_on)?;
+    let check = Check::run(engine, &global, &profile, &found, &mut |read| go_on(tried + read))?;
     Ok(report(profile, &by_seed, check))
 }
 
@@ -209,8 +246,8 @@ impl<F: FnMut(&[f32], &[f32])> Probe for Layers<'_, F> {
     }
 }
 
-/// Reads tokens; sums of `each(head, row, attention)` over `rows`, per layer and head, and how many of `rows` write the
-/// token after theirs.
+/// Reads tokens; sums of `each(row, attention)` over `rows`, per layer and head, and how many of `rows` write the token
+/// after theirs.
 fn look<const N: usize>(
     engine: &Engine,
     global: &[usize],
@@ -226,7 +263,7 @@ fn look<const N: usize>(
     Ok((sums, written))
 }
 
-/// `exp(score)` of one row and head over its keys, and their sum; `attn` is as long as there are keys.
+/// Writes the attention of one row and head to its keys; `attn` is as long as there are keys, and sums to 1.
 fn attend(c: &Config, head: usize, q: &[f32], k: &[f32], attn: &mut [f32]) {
     let (d, width) = (c.head_dim, c.kv_heads * c.head_dim);
     let kv = head / (c.heads / c.kv_heads);
@@ -284,78 +321,45 @@ fn repeated(engine: &Engine, global: &[usize], random: &mut fastrand::Rng) -> Re
     let once: Vec<u32> = (0..block).map(|_| random.u32(vocab / 8..vocab / 8 * 7)).collect();
     let tokens: Vec<u32> = (0..COPIES * block).map(|i| once[i % block]).collect();
     let rows = block..tokens.len() - 1;
-    let (sums, _) = look(engine, global, &tokens, &rows, |i, attn| {
-        let copies = (1..=i / block).map(|n| i - n * block);
-        copies.fold([0.0; 2], |[induction, echo], j| [induction + attn[j + 1], echo + attn[j]])
-    })?;
+    let (sums, _) = look(engine, global, &tokens, &rows, |i, attn| to_copies(block, i, attn))?;
     Ok(sums.into_iter().map(|s| s.map(|sum| sum / rows.len() as f32)).collect())
+}
+
+/// Where blocks repeat: attention of row `i` to the tokens after earlier copies of its own, and to these copies.
+fn to_copies(block: usize, i: usize, attn: &[f32]) -> [f32; 2] {
+    let copies = (1..=i / block).map(|n| i - n * block);
+    copies.fold([0.0; 2], |[induction, echo], j| [induction + attn[j + 1], echo + attn[j]])
 }
 
 /// Sinks, and sinks with the newest tokens: attention of the last rows of real text.
 fn real_text(engine: &Engine, global: &[usize], settings: &Settings<'_>) -> Result<Vec<[f32; 2]>> {
     let mut tokens = engine.tokenizer.encode_prompt(settings.text);
-    tokens.truncate(settings.lengths.iter().copied().max().unwrap_or(1024).min(engine.config().context));
+    tokens.truncate(settings.lengths.iter().copied().max().unwrap_or(0));
     let rows = tokens.len().saturating_sub(TEXT_ROWS)..tokens.len() - 1;
-    let (sums, _) = look(engine, global, &tokens, &rows, |i, attn| {
-        let sinks = SINKS.min(i + 1);
-        let sink: f32 = attn[..sinks].iter().sum();
-        let recent: f32 = attn[(i + 1).saturating_sub(RECENT).max(sinks)..].iter().sum();
-        [sink, sink + recent]
-    })?;
+    let (sums, _) = look(engine, global, &tokens, &rows, |_, attn| to_ends(attn))?;
     Ok(sums.into_iter().map(|s| s.map(|sum| sum / rows.len() as f32)).collect())
+}
+
+/// Attention to the sinks, and to the sinks and the newest tokens, the row's own included.
+fn to_ends(attn: &[f32]) -> [f32; 2] {
+    let sinks = SINKS.min(attn.len());
+    let sink: f32 = attn[..sinks].iter().sum();
+    let recent: f32 = attn[attn.len().saturating_sub(RECENT).max(sinks)..].iter().sum();
+    [sink, sink + recent]
 }
 
 /// The share of the planted sentence that each head copies, and how many of its tokens the model writes.
 fn copies(engine: &Engine, global: &[usize], planted: &Planted) -> Result<(Vec<f32>, usize)> {
-    let Planted { tokens, needle, rows, .. } = planted;
-    let (sums, written) = look(engine, global, tokens, rows, |row, attn| {
-        let best = (0..attn.len()).fold(0, |best, j| if attn[j] > attn[best] { j } else { best });
-        [f32::from(u8::from(needle.contains(&best) && tokens[best] == tokens[row + 1]))]
-    })?;
+    let Planted { tokens, rows, .. } = planted;
+    let (sums, written) =
+        look(engine, global, tokens, rows, |row, attn| [f32::from(u8::from(is_copied(planted, row, attn)))])?;
     Ok((sums.into_iter().map(|[copied]| copied / rows.len() as f32).collect(), written))
 }
 
-/// Plants a sentence with a made-up place and number at `depth` of a text of about `length` tokens.
-fn plant(
-    engine: &Engine,
-    text: &str,
-    length: usize,
-    depth: f64,
-    random: &mut fastrand::Rng,
-) -> Result<Planted> {
-    const PLACES: [&str; 8] =
-        ["lighthouse", "bakery", "harbour", "museum", "orchard", "railway station", "theatre", "windmill"];
-    const WORDS: [&str; 8] =
-        ["amber", "copper", "granite", "juniper", "marble", "raven", "saffron", "walnut"];
-    let t = &engine.tokenizer;
-    let mut pick = |words: [&'static str; 8]| words[random.usize(..8)];
-    let (place, word) = (pick(PLACES), pick(WORDS));
-    let number = random.u32(1000..10_000);
-    let opening = format!(" The secret code of the {place} is");
-    let sentence = format!("{opening} {word} {number}.");
-    let question = format!("\n\nQuestion: What is the secret code of the {place}?\nAnswer:");
-    let story = t.encode(text);
-    let (needle, question) = (t.encode(&sentence), t.encode(&question));
-    let mut tokens: Vec<u32> = t.bos().into_iter().collect();
-    let room =
-        length.min(engine.config().context).saturating_sub(2 * needle.len() + question.len() + tokens.len());
-    if story.len() < room || room < 8 {
-        return Err(Error::Invalid(format!(
-            "a text of {} tokens for samples of {length}: give a longer one",
-            story.len()
-        )));
-    }
-    let start = random.usize(..=story.len() - room);
-    let at = (depth * room as f64) as usize;
-    tokens.extend(&story[start..start + at]);
-    let planted = tokens.len()..tokens.len() + needle.len();
-    tokens.extend(&needle);
-    tokens.extend(&story[start + at..start + room]);
-    tokens.extend(&question);
-    let rows = tokens.len() - 1..tokens.len() - 1 + needle.len();
-    tokens.extend(&needle);
-    let secret = rows.start + t.encode(&opening).len()..rows.end - 1;
-    Ok(Planted { tokens, needle: planted, rows, secret })
+/// Whether the most attended key of a row, of equals the first, is planted, and the token after the row's own.
+fn is_copied(Planted { tokens, needle, .. }: &Planted, row: usize, attn: &[f32]) -> bool {
+    let best = (0..attn.len()).fold(0, |best, j| if attn[j] > attn[best] { j } else { best });
+    needle.contains(&best) && tokens[best] == tokens[row + 1]
 }
 
 /// Indices by score, highest first; of equals the lower.
@@ -365,30 +369,36 @@ fn ranked(scores: &[f32]) -> Vec<usize> {
     order
 }
 
-fn report(profile: Profile, by_seed: &[Vec<f32>], check: Check) -> Report {
-    let n = profile.retrieval.len() as f64;
-    let count = check.heads;
-    let tops: Vec<Vec<usize>> = by_seed.iter().map(|scores| ranked(scores)[..count].to_vec()).collect();
+/// [`Report::stability`] of scores by seed; heads that copy nothing are not among the best `count`.
+fn stability(by_seed: &[Vec<f32>], count: usize) -> Option<f64> {
+    let top = |scores: &Vec<f32>| -> Vec<usize> {
+        ranked(scores).into_iter().take(count).filter(|h| scores[*h] > 0.0).collect()
+    };
+    let tops: Vec<Vec<usize>> = by_seed.iter().map(top).filter(|top| !top.is_empty()).collect();
     let mut overlaps = Vec::new();
     for (i, a) in tops.iter().enumerate() {
         for b in &tops[i + 1..] {
             let both = a.iter().filter(|h| b.contains(h)).count();
-            overlaps.push(both as f64 / (2 * count - both) as f64);
+            overlaps.push(both as f64 / (a.len() + b.len() - both) as f64);
         }
     }
+    (!overlaps.is_empty()).then(|| overlaps.iter().sum::<f64>() / overlaps.len() as f64)
+}
+
+fn report(profile: Profile, by_seed: &[Vec<f32>], check: Check) -> Report {
+    let n = profile.retrieval.len() as f64;
     let share = |of: fn(&f32) -> bool| profile.retrieval.iter().filter(|s| of(s)).count() as f64 / n;
-    let best = ranked(&profile.retrieval).into_iter().take(count).map(|i| Best {
+    let best = ranked(&profile.retrieval).into_iter().take(check.heads).map(|i| Best {
         layer: i / profile.heads,
         head: i % profile.heads,
         retrieval: profile.retrieval[i],
         induction: profile.induction[i],
     });
-    let best = best.collect();
     Report {
-        best,
+        best: best.collect(),
         share_retrieving: share(|s| *s >= 0.1),
         share_zero: share(|s| *s == 0.0),
-        stability: overlaps.iter().sum::<f64>() / overlaps.len().max(1) as f64,
+        stability: stability(by_seed, check.heads),
         check,
         profile,
     }

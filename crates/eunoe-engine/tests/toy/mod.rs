@@ -6,9 +6,9 @@
     reason = "test support: each test binary uses its part"
 )]
 
-use eunoe_core::Dtype;
+use eunoe_core::{Codec, Codecs, Dtype};
 use eunoe_engine::{Arithmetic, Engine, Length, Options, Session};
-use eunoe_kv::{Claim, Plan};
+use eunoe_kv::{Budget, Claim, Column, Fate, Plan};
 use eunoe_model::gguf::write::{GgufWriter, Put};
 
 /// Architecture and head counts of a toy.
@@ -22,6 +22,8 @@ pub struct Toy {
 }
 
 pub const LLAMA: Toy = Toy { arch: "llama", layers: 3, heads: 6, kv_heads: 2, context: 4096 };
+/// One global layer, the sixth; the others slide.
+pub const GEMMA: Toy = Toy { arch: "gemma3", layers: 7, heads: 4, kv_heads: 1, context: 4096 };
 pub const HEAD_DIM: u64 = 32;
 pub const VOCAB: u64 = 257;
 const D_MODEL: u64 = 64;
@@ -180,8 +182,8 @@ pub fn shared() -> Vec<&'static str> {
     eunoe_kv::policies::LIST.iter().map(|e| e.card.id).filter(shares).collect()
 }
 
-/// Every policy that shares the budget and the ways in which parts combine, at `slots` slots per strip.
-pub fn plans(slots: usize) -> Vec<String> {
+/// Every policy that shares the budget and the ways in which parts combine, at a budget.
+pub fn plans(budget: &str) -> Vec<String> {
     let mut plans: Vec<String> = shared().into_iter().map(str::to_owned).collect();
     plans.extend(
         [
@@ -190,10 +192,179 @@ pub fn plans(slots: usize) -> Vec<String> {
             "h2o(sinks=2) | pyramid",
             "a2sf | ada",
             "snapkv(fold=max, pooling=avg) | ada | q8",
-            "sirllm(gamma=0.7) | q8",
+            "sirllm(gamma=0.7) | q8(v=q4)",
             "streaming_llm(sinks=0) | f32",
         ]
         .map(String::from),
     );
-    plans.into_iter().map(|p| format!("{p} @ {slots}tok")).collect()
+    plans.into_iter().map(|p| format!("{p} @ {budget}")).collect()
+}
+
+/// A plan of a policy whose strips size themselves, and what they hold at most of [`TOKENS`] tokens, worked out by hand.
+pub struct Own {
+    pub plan: &'static str,
+    /// Slots of global strip `i` of `n`, layer-major; LLAMA has 6, GEMMA 1. Profiles rise: the last score highest.
+    pub slots: fn(u64, u64) -> u64,
+    /// Slots per KV head in which layer after layer gathers what comes back.
+    pub far: u64,
+}
+
+pub const TOKENS: usize = 300;
+const ALL: u64 = TOKENS as u64;
+
+/// Those that split heads, say what rows see, or keep everything.
+pub const VIEWS: [Own; 11] = [
+    Own { plan: "full", slots: |_, _| ALL, far: 0 },
+    Own { plan: "full | q8(v=q4)", slots: |_, _| ALL, far: 0 },
+    // half of the strips keep everything (0.5 rounds up); the others sinks, recent, and 15 until 16 leave
+    Own {
+        plan: "duo_attention(sinks=4, recent=16)",
+        slots: |i, n| if i >= n / 2 { ALL } else { 4 + 16 + 15 },
+        far: 0,
+    },
+    // 0.3 · 6 = 1.8 rounds to 2, 0.3 to none
+    Own {
+        plan: "duo_attention(ratio=0.3, sinks=0, recent=9, step=7)",
+        slots: |i, n| if n == 6 && i >= 4 { ALL } else { 9 + 6 },
+        far: 0,
+    },
+    // 0.3 · 6 and 0.2 · 6 round to 2 and 1, the same; the buffer is max(20, 300 / 50)
+    Own {
+        plan: "razor_attention(induction=0.3, echo=0.2, sinks=2, least=20, share=50) | q8",
+        slots: |i, n| if n == 6 && i >= 4 { ALL } else { 2 + 20 + 15 },
+        far: 0,
+    },
+    // 0.14 · 6 = 0.84 rounds to 1, 0.01 · 6 to none
+    Own {
+        plan: "razor_attention(compensation=plain, least=30, share=99, step=5)",
+        slots: |i, n| if n == 6 && i == 5 { ALL } else { 4 + 30 + 4 },
+        far: 0,
+    },
+    Own { plan: "recycled_attention(k=24, every=5)", slots: |_, _| ALL, far: 0 },
+    Own { plan: "recycled_attention(k=24, every=3, similarity=0.9)", slots: |_, _| ALL, far: 0 },
+    Own {
+        plan: "hip_attention(k=16, block=2, window=12, sinks=3, dense_layers=1) | q8",
+        slots: |_, _| ALL,
+        far: 0,
+    },
+    Own {
+        plan: "hip_attention(k=16, block=2, window=12, sinks=3, dense_layers=0, mask=kv_head)",
+        slots: |_, _| ALL,
+        far: 0,
+    },
+    // The first layer keeps everything. Of 19 blocks 2 are in the window; of the 17 before, head 0 sees 0, 4, 8, 12, 16,
+    // and head 1 sees 2, 6, 10, 14 and the first.
+    Own {
+        plan: "s2_attention(block=16, window=2, stride=4)",
+        slots: |i, n| if n == 1 || i < 2 { ALL } else { (2 + 5) * 16 },
+        far: 0,
+    },
+];
+
+/// Plans of the same policies that hold all of 150 tokens: full memory, bit for bit.
+pub const WIDE_VIEWS: [&str; 9] = [
+    "full @ 150tok",
+    "duo_attention",
+    "duo_attention(ratio=1, sinks=1, recent=2)",
+    "razor_attention",
+    "recycled_attention(k=150)",
+    "recycled_attention(k=1, every=1)",
+    "hip_attention",
+    "s2_attention",
+    "s2_attention(window=1, stride=1, block=16)",
+];
+
+/// Those that recall blocks. A strip holds an unfinished block under landmarks, else sinks, local, pass and a block; far
+/// lie sinks, what comes back, a block and a pass.
+pub const RECALLS: [Own; 6] = [
+    Own { plan: "landmark_attention(block=16, blocks=2)", slots: |_, _| 16, far: 32 + 16 + 16 },
+    Own {
+        plan: "landmark_attention(block=32, blocks=1, gate=plain, tier=disk) | q8",
+        slots: |_, _| 32,
+        far: 32 + 32 + 32,
+    },
+    Own {
+        plan: "inf_llm(sinks=4, local=40, pass=32, block=16, memory=32)",
+        slots: |_, _| 4 + 40 + 32 + 16,
+        far: 4 + 32 + 16 + 32,
+    },
+    Own {
+        plan: "inf_llm(sinks=0, local=64, pass=64, block=8, memory=24, tier=disk) | q8",
+        slots: |_, _| 64 + 64 + 8,
+        far: 24 + 8 + 64,
+    },
+    Own {
+        plan: "em_llm(sinks=4, local=48, pass=32, block=20, memory=40)",
+        slots: |_, _| 4 + 48 + 32 + 20,
+        far: 4 + 40 + 20 + 32,
+    },
+    Own {
+        plan: "em_llm(sinks=2, local=48, pass=48, least=3, memory=30, block=16, gamma=0.5, refine=modularity) | q8",
+        slots: |_, _| 2 + 48 + 48 + 16,
+        far: 2 + 30 + 16 + 48,
+    },
+];
+
+/// Plans of the same policies that recall nothing of 150 tokens: full memory, bit for bit.
+pub const WIDE_RECALLS: [&str; 5] = [
+    "inf_llm",
+    "em_llm",
+    "landmark_attention(block=150)",
+    "inf_llm(local=150, pass=7)",
+    "em_llm(sinks=0, local=160, pass=99, refine=conductance)",
+];
+
+/// Bytes of a slot: key, value, position, and a column where one travels along.
+fn slot_bytes(codec: Codecs, column: bool) -> u64 {
+    let bytes = |codec| match codec {
+        Codec::F32 => 4 * HEAD_DIM,
+        Codec::F16 => 2 * HEAD_DIM,
+        Codec::Q8 => 2 + 32,
+        Codec::Q4 => 2 + 2 + 16,
+    };
+    bytes(codec.k) + bytes(codec.v) + 4 + if column { 4 } else { 0 }
+}
+
+impl Toy {
+    /// Most hot bytes that `len` tokens may take under a plan, where global strip `i` of `n` holds `slots(i, n)`.
+    fn most_bytes(self, plan: &Plan, len: u64, slots: impl Fn(u64, u64) -> u64, far: u64) -> u64 {
+        let needs = plan.make_policy(64).unwrap().needs();
+        let column = matches!(needs.column, Column::Running { .. } | Column::Surprisal);
+        let codec = plan.codec.unwrap_or(Codec::F16.into());
+        let global = if self.arch == "gemma3" { self.layers / 6 } else { self.layers };
+        let (n, sliding) = (global * self.kv_heads, (self.layers - global) * self.kv_heads);
+        // the mean key and value of what was dropped, and their number, in 4 bytes each
+        let side = if needs.fate == Fate::Drop { 0 } else { (2 * HEAD_DIM + 1) * 4 };
+        // newest slots once more in f16, of which 64 leave at once
+        let newest = match u64::from(plan.residual) {
+            0 => 0,
+            residual => (residual + 64).min(len) * slot_bytes(Codec::F16.into(), false),
+        };
+        // sliding strips hold their window of 24, and 64 until they leave at once
+        (0..n).map(|i| slots(i, n).min(len) * slot_bytes(codec, column) + side + newest).sum::<u64>()
+            + (sliding * len.min(24 + 64) + far * self.kv_heads) * slot_bytes(codec, false)
+    }
+
+    /// Most hot bytes that `len` tokens may take under a plan that keeps everything, or so many slots per strip.
+    pub fn budget(self, plan_text: &str, len: usize) -> u64 {
+        let plan = plan(plan_text);
+        let slots = match plan.budget {
+            Some(Budget::Slots(slots)) => slots.into(),
+            other => other.map_or(len as u64, |_| panic!("`{plan_text}` says its bytes itself")),
+        };
+        self.most_bytes(&plan, len as u64, |_, _| slots, 0)
+    }
+
+    /// Most hot bytes that [`TOKENS`] tokens may take under a plan that sizes its strips itself.
+    pub fn own_budget(self, own: &Own) -> u64 {
+        self.most_bytes(&plan(own.plan), ALL, own.slots, own.far)
+    }
+}
+
+/// The ledger never passed `budget`, and holds what the strips hold.
+pub fn assert_within(session: &Session, budget: u64, context: &str) {
+    let (ledger, bill) = (session.kv.ledger(), session.bill());
+    assert!(ledger.peak <= budget && ledger.cap <= budget, "{context}: {ledger:?} of {budget} bytes");
+    assert!(ledger.live <= ledger.peak, "{context}: {ledger:?}");
+    assert_eq!((bill.live_bytes, bill.peak_bytes), (ledger.live, ledger.peak), "{context}");
 }

@@ -1,4 +1,4 @@
-use eunoe_core::Codec;
+use eunoe_core::{Codec, Codecs};
 
 use super::*;
 use crate::rope::Style;
@@ -27,7 +27,16 @@ pub(super) fn position(i: usize) -> u32 {
     7 + 3 * i as u32
 }
 
-pub(super) fn strip(codec: Codec, head_dim: usize, slots: usize, seed: u64) -> Strip {
+/// Values in another codec than keys.
+const Q8_Q4: Codecs = Codecs { k: Codec::Q8, v: Codec::Q4 };
+const Q4_F16: Codecs = Codecs { k: Codec::Q4, v: Codec::F16 };
+
+/// Keys and values in one codec each, and in two.
+fn layouts() -> impl Iterator<Item = Codecs> + Clone {
+    Codec::ALL.map(Codecs::from).into_iter().chain([Q8_Q4, Q4_F16])
+}
+
+pub(super) fn strip(codec: impl Into<Codecs>, head_dim: usize, slots: usize, seed: u64) -> Strip {
     let mut strip =
         Strip::new(SlotLayout { codec: codec.into(), head_dim, column: true }, slots).expect("address space");
     let mut noise = Noise(seed);
@@ -236,9 +245,16 @@ fn two_slots_by_hand() {
 fn attention_is_the_oracles() {
     for n in [1, 7, 63, 64, 65, 1000, 1025, 2049] {
         for d in [32, 64, 96, 128, 256] {
-            for (group, codec) in
-                [(1, Codec::F32), (3, Codec::F16), (2, Codec::Q8), (6, Codec::F32), (7, Codec::F16)]
-            {
+            for (group, codec) in [
+                (1, Codec::F32.into()),
+                (3, Codec::F16.into()),
+                (2, Codec::Q8.into()),
+                (4, Codec::Q4.into()),
+                (3, Q8_Q4),
+                (1, Q4_F16),
+                (6, Codec::F32.into()),
+                (7, Codec::F16.into()),
+            ] {
                 compare(&strip(codec, d, n, 11), group, n.min(if n > 100 { 3 } else { 70 }), None, None);
             }
         }
@@ -248,7 +264,9 @@ fn attention_is_the_oracles() {
 #[test]
 fn a_window_hides_old_positions() {
     for (n, window) in [(65, 1), (200, 3), (200, 4), (200, 300), (2049, 900), (2049, 9000)] {
-        compare(&strip(Codec::F32, 96, n, 3), 3, 5, Some(window), None);
+        for codec in layouts() {
+            compare(&strip(codec, 96, n, 3), 3, 5, Some(window), None);
+        }
     }
 }
 
@@ -263,8 +281,8 @@ fn ranks_replace_positions() {
                 (x[a], x[b]) = (x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos);
             }
         };
-        for n in [3, 130, 1100] {
-            compare(&strip(Codec::F32, 96, n, 8), 3, 3, None, Some((&rope, &turn)));
+        for (n, codec) in [3, 130, 1100].into_iter().flat_map(|n| layouts().map(move |codec| (n, codec))) {
+            compare(&strip(codec, 96, n, 8), 3, 3, None, Some((&rope, &turn)));
         }
     }
 }
@@ -332,13 +350,16 @@ fn last_rows_are_the_oracles() {
             (x[i], x[i + 32]) = (x[i] * cos - x[i + 32] * sin, x[i] * sin + x[i + 32] * cos);
         }
     };
-    for (n, w, group, fold, ranked) in [
+    let cases = [
         (1, 1, 1, Fold::Sum, false),
         (70, 33, 3, Fold::Max, true),
         (1500, 50, 7, Fold::Sum, true),
         (1500, 8, 4, Fold::Max, false),
-    ] {
-        let strip = strip(Codec::F16, 64, n, 21);
+    ];
+    for ((n, w, group, fold, ranked), codec) in
+        cases.into_iter().flat_map(|case| [Codec::F16, Codec::Q8, Codec::Q4].map(|codec| (case, codec)))
+    {
+        let strip = strip(codec, 64, n, 21);
         let pos: Vec<u32> = (n - w.min(n)..n).map(position).collect();
         let q = Noise(9).vec(pos.len() * group * 64);
         let (rank, moved): (_, Option<Turn<'_>>) =
@@ -364,7 +385,7 @@ fn last_rows_are_the_oracles() {
             want.iter_mut().zip(mass).for_each(|(w, m)| *w += m);
         }
         for (j, (got, want)) in out.iter().zip(want).enumerate() {
-            assert!((f64::from(*got) - want).abs() <= doubt[j], "n {n} slot {j}: {got} {want}");
+            assert!((f64::from(*got) - want).abs() <= doubt[j], "{codec:?} n {n} slot {j}: {got} {want}");
         }
     }
 }

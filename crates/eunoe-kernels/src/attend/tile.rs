@@ -1,6 +1,6 @@
 //! One block of query lines against the tiles of one partition: scores, online softmax, sums of values; and the
 //! second pass that turns scores into attention mass per slot. Written once, compiled per instruction set. Slots in f32
-//! are computed in f32, those in f16 and q8 in bf16 (`bf16_sweep`).
+//! are computed in f32, those in f16, q8 and q4 in bf16 (`bf16_sweep`).
 
 use std::f32::consts::{LN_2, LOG2_E};
 

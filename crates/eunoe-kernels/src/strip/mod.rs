@@ -1,7 +1,8 @@
 //! A strip: the slots (key, value, position, mass column) of one layer and KV head, in contiguous memory.
 //!
 //! One slot is one record `[K | V | pos u32 | column f32 if asked]` without padding, so everything travels with its
-//! slot on eviction, and live bytes are slots × `SlotLayout::bytes`, within one page of the physical memory.
+//! slot on eviction, and live bytes are slots × `SlotLayout::bytes`. Physical memory is within one page of them, except
+//! after `reset`: that keeps the pages of the most slots since the last eviction or truncation.
 
 pub(crate) mod codec;
 mod push;

@@ -1,16 +1,22 @@
-use eunoe_core::Codec;
+use eunoe_core::{Codec, Codecs};
 
 use super::{Push, SlotLayout, Strip, push};
 use crate::vm::page_bytes;
 use crate::{Isa, Pool};
 use std::ops::Range;
 
-fn layout(codec: Codec, head_dim: usize, column: bool) -> SlotLayout {
+/// Keys and values in one codec each, and values in another than keys.
+fn layouts() -> impl Iterator<Item = Codecs> {
+    let apart = [(Codec::Q8, Codec::Q4), (Codec::F16, Codec::Q8), (Codec::Q4, Codec::F16)];
+    Codec::ALL.map(Codecs::from).into_iter().chain(apart.map(|(k, v)| Codecs { k, v }))
+}
+
+fn layout(codec: impl Into<Codecs>, head_dim: usize, column: bool) -> SlotLayout {
     SlotLayout { codec: codec.into(), head_dim, column }
 }
 
 /// Slot i holds key i + 0.5, value -i, position 10 i, column i / 4.
-fn numbered(codec: Codec, slots: usize) -> Strip {
+fn numbered(codec: impl Into<Codecs>, slots: usize) -> Strip {
     let mut strip = Strip::new(layout(codec, 32, true), slots).expect("address space");
     for i in 0..slots {
         strip.push(&[i as f32 + 0.5; 32], &[-(i as f32); 32], 10 * i as u32);
@@ -29,8 +35,11 @@ fn key_and_value(strip: &Strip, i: usize) -> (Vec<f32>, Vec<f32>) {
 
 #[test]
 fn bytes_of_a_slot_by_hand() {
-    // d = 64: f32 2 · 256, f16 2 · 128, q8 2 · 2 · 34; + 4 for the position, + 4 for a column.
-    for (codec, want) in [(Codec::F32, 516), (Codec::F16, 260), (Codec::Q8, 140)] {
+    // d = 64: f32 2 · 256, f16 2 · 128, q8 2 · 2 · 34, q4 2 · 2 · 20; keys in q8 and values in q4 2 · 34 + 2 · 20;
+    // + 4 for the position, + 4 for a column.
+    let apart = Codecs { k: Codec::Q8, v: Codec::Q4 };
+    let same = [(Codec::F32, 516), (Codec::F16, 260), (Codec::Q8, 140), (Codec::Q4, 84)];
+    for (codec, want) in same.map(|(codec, want)| (codec.into(), want)).into_iter().chain([(apart, 112)]) {
         assert_eq!(layout(codec, 64, false).bytes(), want);
         assert_eq!(layout(codec, 64, true).bytes(), want + 4);
     }
@@ -67,6 +76,59 @@ fn q8_by_hand() {
 }
 
 #[test]
+fn q4_by_hand() {
+    // Minimum -1. The scale (2 + 1) / 15 = 0.2 is stored as the half 819 / 4096 = 0.199951 (0x3266). 2: 3 / 0.199951 =
+    // 15.004 → 15; 0: 5.001 → 5; -0.5: 2.5006 → 3 and 1.8996: 14.5015 → 15, where the unrounded scale would give 2.5
+    // and 14.498.
+    let scale = 819.0 / 4096.0;
+    let mut first = ([-1.0f32; 32], [-1.0f32; 32]);
+    for (i, x, n) in [(0, 2.0, 15.0), (1, 0.0, 5.0), (2, 1.8996, 15.0), (16, -0.5, 3.0)] {
+        (first.0[i], first.1[i]) = (x, n * scale - 1.0);
+    }
+    // Halves near 1000 are 0.5 apart: 1000.2 gives the minimum 1000, and the same scale (1003 - 1000) / 15, where the
+    // unrounded minimum would give 0.187. 1000.2: 0.2 / 0.199951 → 1; 1003 → 15.
+    let mut second = ([1000.2; 32], [1000.0 + scale; 32]);
+    (second.0[31], second.1[31]) = (1003.0, 1000.0 + 15.0 * scale);
+    // 1000.3 gives the minimum 1000.5, below which nothing is: -0.2 → 0. Scale 3.75 / 15 = 1 / 4. Ties go to even
+    // numbers: 0.375 · 4 = 1.5 → 2, and 0.625 · 4 = 2.5 → 2.
+    let mut third = ([1000.3; 32], [1000.5; 32]);
+    for (i, x, n) in [(4, 1004.25, 15.0), (15, 1000.875, 2.0), (30, 1001.125, 2.0)] {
+        (third.0[i], third.1[i]) = (x, 1000.5 + n / 4.0);
+    }
+    // 20 / 15 of the least half, 2^-24, is stored as that half: 20 → 15, the highest. A block of equals has scale 0.
+    let least = 2f32.powi(-24);
+    let mut fourth = ([0.0; 32], [0.0; 32]);
+    (fourth.0[1], fourth.1[1]) = (20.0 * least, 15.0 * least);
+    let blocks = [first, second, third, fourth, ([7.0; 32], [7.0; 32])];
+    let (x, want): (Vec<_>, Vec<_>) = blocks.into_iter().unzip();
+    let (k, want_k) = (x.concat(), want.concat());
+    let (v, want_v) = ([&k[96..], &k[..96]].concat(), [&want_k[96..], &want_k[..96]].concat());
+    let mut strip = Strip::new(layout(Codec::Q4, 160, false), 1).expect("address space");
+    strip.push(&k, &v, 0);
+    assert_eq!(key_and_value(&strip, 0), (want_k, want_v));
+    // Scale, minimum, then value i and i + 16 in the low and high half of a byte: 15 and 3, 5 and 0, 15 and 0, …
+    let (halves, nibbles) = strip.records(0..1)[..20].split_at(4);
+    assert_eq!(halves, [0x3266u16.to_ne_bytes(), 0xBC00u16.to_ne_bytes()].as_flattened());
+    assert_eq!((&nibbles[..3], &nibbles[3..]), (&[0x3F, 0x05, 0x0F][..], &[0; 13][..]));
+    assert_eq!(strip.bytes(), 2 * 5 * 20 + 4);
+}
+
+#[test]
+fn keys_and_values_are_stored_each_in_its_codec() {
+    let k: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 20.0) / 7.0).collect();
+    let v: Vec<f32> = k.iter().rev().map(|x| x * 3.0).collect();
+    let stored = |codec: Codecs| {
+        let mut strip = Strip::new(layout(codec, 64, true), 1).expect("address space");
+        strip.push(&k, &v, 5);
+        (key_and_value(&strip, 0), strip.pos(0))
+    };
+    for codec in layouts() {
+        let want = (stored(codec.k.into()).0.0, stored(codec.v.into()).0.1);
+        assert_eq!(stored(codec), (want, 5), "{codec}");
+    }
+}
+
+#[test]
 fn many_rows_at_once_are_stored_as_row_by_row() {
     // 700 rows of 3 heads of 64: several tasks per strip; wild values, one row of them not finite
     let value = |i: usize| ((i * 7919 % 10_007) as f32 - 5000.0) * 10f32.powi((i % 11) as i32 - 6);
@@ -74,7 +136,7 @@ fn many_rows_at_once_are_stored_as_row_by_row() {
     let v: Vec<f32> = k.iter().rev().copied().collect();
     k[5 * 192..5 * 192 + 3].copy_from_slice(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
     let rows = [3..700, 650..653];
-    for codec in Codec::ALL {
+    for codec in layouts() {
         let empty =
             || [2, 0].map(|head| (head, Strip::new(layout(codec, 64, true), 1000).expect("address space")));
         let mut want = empty();
@@ -107,7 +169,7 @@ fn many_rows_at_once_are_stored_as_row_by_row() {
 
 #[test]
 fn everything_follows_its_slot_through_eviction() {
-    for codec in Codec::ALL {
+    for codec in layouts() {
         let mut strip = numbered(codec, 9);
         let before: Vec<_> = (0..9).map(|i| key_and_value(&strip, i)).collect();
         strip.evict(&[0, 3, 4, 8]);
@@ -137,7 +199,7 @@ fn evicting_nothing_and_everything() {
 
 #[test]
 fn resident_pages_agree_with_live_bytes_within_one_page() {
-    for codec in Codec::ALL {
+    for codec in layouts() {
         for column in [false, true] {
             let mut strip = Strip::new(layout(codec, 64, column), 1 << 20).expect("address space");
             let agrees = |strip: &Strip, at: &str| {
@@ -164,6 +226,21 @@ fn resident_pages_agree_with_live_bytes_within_one_page() {
             assert_eq!((strip.pos(0), key_and_value(&strip, 0).0), (7, vec![127.0; 64]));
         }
     }
+}
+
+#[test]
+fn a_reset_strip_keeps_its_pages_until_it_is_cut() {
+    let mut strip = Strip::new(layout(Codec::F32, 64, true), 1000).expect("address space");
+    (0..1000).for_each(|i| strip.push(&[1.0; 64], &[1.0; 64], i));
+    strip.set_column(0, 3.0);
+    let pages = strip.resident_pages();
+    strip.reset();
+    assert_eq!((strip.len(), strip.bytes(), strip.resident_pages()), (0, 0, pages));
+    strip.push(&[2.0; 64], &[5.0; 64], 7);
+    assert_eq!((strip.pos(0), strip.column(0)), (7, 0.0));
+    assert_eq!(key_and_value(&strip, 0), (vec![2.0; 64], vec![5.0; 64]));
+    strip.truncate(0);
+    assert_eq!(strip.resident_pages(), pages.map(|_| 0));
 }
 
 #[test]

@@ -10,13 +10,15 @@
 
 use eunoe_core::{Arg, Card, Kind, Result, Shape, Shelf};
 
-use crate::common::{COUNT, arg, recent, sinks};
+use crate::common::{COUNT, TWO, arg, recent, sinks};
 use crate::policies::random::mix;
 use crate::profile::top;
 use crate::{Claim, Needs, Policy, PolicyEntry, Profile};
 
 const RATIO: Arg =
     arg("ratio", Kind::Float { min: 0.0, max: 1.0 }, "0.5", "share of KV heads that keep the whole text");
+/// One token is protected while `step` others leave.
+const RECENT: Arg = Arg { kind: TWO, ..recent("256") };
 const SPLIT: Arg = arg(
     "split",
     Kind::Choice(&["top", "random", "bottom"]),
@@ -33,7 +35,7 @@ pub static ENTRY: PolicyEntry = PolicyEntry {
         name: "DuoAttention",
         paper: "Xiao 2024, arXiv 2410.10819",
         idea: "keeps everything in the heads that retrieve, and the first and newest tokens in the others",
-        args: &[RATIO, sinks("64"), recent("256"), SPLIT, STEP],
+        args: &[RATIO, sinks("64"), RECENT, SPLIT, STEP],
     },
     make: |args, _| {
         Ok(Box::new(DuoAttention {

@@ -12,6 +12,7 @@
 //! * Oracle:   a search that keeps intervals in sorted lists, and exact top M where one round suffices
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use eunoe_core::{Arg, Card, Error, Kind, Result, Shape, Shelf};
 
@@ -84,8 +85,10 @@ pub struct Hip {
 /// What a search found.
 #[derive(Clone, Debug)]
 struct Found {
-    /// Position of the row that asked, and whether it was the prompt's.
-    asked: (Pos, bool),
+    /// Position of the row that asked.
+    asked: Pos,
+    /// Whether it was the prompt's.
+    is_prompt: bool,
     /// Per head of the mask: slots, ascending.
     slots: Vec<Vec<u32>>,
 }
@@ -114,10 +117,10 @@ impl Interval {
 }
 
 impl Hip {
-    /// Whether the search of `asked` serves a row at `pos`.
-    fn serves(&self, asked: (Pos, bool), pos: Pos, is_prompt: bool) -> bool {
+    /// The block of rows that share the search of a row.
+    fn block_of(&self, pos: Pos, is_prompt: bool) -> Range<Pos> {
         let rows = if is_prompt { self.blocks.prompt } else { self.blocks.answer };
-        asked.1 == is_prompt && asked.0 / rows == pos / rows
+        pos / rows * rows..(pos / rows + 1).saturating_mul(rows)
     }
 
     /// The slots between sinks and window that each head of the mask finds, of `old` slots older than the row.
@@ -130,9 +133,6 @@ impl Hip {
             let start = self.sinks + block * self.block;
             start..(start + self.block).min(self.sinks + span)
         };
-        if blocks <= self.groups {
-            return vec![(self.sinks..self.sinks + span).collect(); heads];
-        }
         let start = |i: u32| (u64::from(blocks) * u64::from(i) / u64::from(self.groups)) as u32;
         let queries = width / look.shape.head_dim;
         let first: Vec<Interval> =
@@ -211,18 +211,20 @@ impl Policy for Hip {
     fn view(&mut self, look: &Look<'_>) -> Option<View> {
         let (layer, pos) = (look.layer, look.pos.start);
         let seen = self.groups * self.block + self.window + self.sinks;
-        if layer < self.dense_layers || pos <= seen {
-            return None;
+        let block = self.block_of(pos, look.is_prompt);
+        if layer < self.dense_layers || block.start <= seen {
+            return None; // as the block's first row, in whatever pieces the text comes
         }
         if self.found.len() <= layer {
             self.found.resize_with(layer + 1, || None);
         }
-        let serves = self.found[layer].as_ref().is_some_and(|f| self.serves(f.asked, pos, look.is_prompt));
-        if !serves {
-            self.found[layer] = Some(Found { asked: (pos, look.is_prompt), slots: self.search(look, pos) });
+        let asked = |found: &Found| found.is_prompt == look.is_prompt && block.contains(&found.asked);
+        if !self.found[layer].as_ref().is_some_and(asked) {
+            let slots = self.search(look, pos);
+            self.found[layer] = Some(Found { asked: pos, is_prompt: look.is_prompt, slots });
         }
         let found = self.found[layer].as_ref()?;
-        let window = found.asked.0 - self.window.min(found.asked.0);
+        let window = found.asked - self.window.min(found.asked);
         let list = |slots: &Vec<u32>| {
             Keys::List((0..self.sinks).chain(slots.iter().copied()).chain(window..pos).collect())
         };
@@ -281,6 +283,10 @@ mod tests {
         let mut policy = hip("k=8, block=2, window=4, sinks=2, rows=1");
         assert_eq!(sees(policy.as_mut(), &random(15), 14), None);
         assert!(sees(policy.as_mut(), &random(16), 15).is_some());
+        // Row 15 is read with the block of row 8, even where it comes alone; row 16 begins the next one.
+        let mut policy = hip("k=8, block=2, window=4, sinks=2, rows=8");
+        assert_eq!(sees(policy.as_mut(), &random(16), 15), None);
+        assert!(sees(policy.as_mut(), &random(17), 16).is_some());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! * Equation: p = softmax over the tokens of the unfinished block and the landmarks of the k best others; a token of a
 //!   block gets p\[landmark\] · softmax inside the block
 //! * Shapes:   gates \[rows, group, blocks\] → k blocks per layer and KV head
-//! * Cost:     hot: (2 + k) blocks; a row meets (k + 1) · block slots and a landmark per block
+//! * Cost:     hot: a block per strip, and (k + 2) blocks per KV head of what came back; a row meets (k + 1) · block slots and a landmark per block
 //! * Differs:  without `token` no landmarks are trained: a landmark is the mean key of its block at the block's last
 //!   position, `weighted` by ln(block), which bounds the block's mass from below; blocks keep their own positions; a KV
 //!   head chooses for its group, by the most that any of its heads and rows would give
@@ -87,7 +87,7 @@ impl Policy for Landmark {
     }
 
     fn claim(&self, _layer: usize, _kv_head: usize, _longest: u32) -> Claim {
-        Claim::Fixed(self.sizes.hot(0))
+        Claim::Fixed(self.sizes.block)
     }
 
     fn attended(&self, _tokens: u32) -> Option<f64> {

@@ -12,7 +12,7 @@
 
 use eunoe_core::{Arg, Card, Kind, Result, Shape, Shelf};
 
-use crate::common::{COUNT, arg, sinks};
+use crate::common::{COUNT, TWO, arg, sinks};
 use crate::profile::top;
 use crate::{Claim, Fate, Needs, Policy, PolicyEntry, Profile};
 
@@ -20,7 +20,7 @@ const SHARE_KIND: Kind = Kind::Float { min: 0.0, max: 1.0 };
 const INDUCTION: Arg =
     arg("induction", SHARE_KIND, "0.14", "share of KV heads kept whole for their induction score");
 const ECHO: Arg = arg("echo", SHARE_KIND, "0.01", "share of KV heads kept whole for their echo score");
-const LEAST: Arg = arg("least", COUNT, "256", "newest tokens that the other heads keep at least");
+const LEAST: Arg = arg("least", TWO, "256", "newest tokens that the other heads keep at least");
 const SHARE: Arg = arg("share", COUNT, "8", "the other heads keep the newest 1/share of the longest text");
 const COMPENSATION: Arg = arg(
     "compensation",

@@ -69,9 +69,11 @@ impl S2 {
     /// Most slots that a strip of a text of `longest` tokens ever holds.
     fn most(&self, kv_head: usize, longest: u32) -> u32 {
         let blocks = longest.div_ceil(self.block);
-        let old =
-            (0..blocks.saturating_sub(self.window)).filter(|j| self.strides(kv_head, *j)).count() as u64;
-        let most = (old + u64::from(self.window.min(blocks))) * u64::from(self.block);
+        let (old, stride) = (u64::from(blocks.saturating_sub(self.window)), u64::from(self.stride));
+        let phase = kv_head as u64 * u64::from(self.shift);
+        let sink = u64::from(self.sink && old > 0 && !phase.is_multiple_of(stride));
+        let strided = (old + phase).div_ceil(stride) - phase.div_ceil(stride);
+        let most = (strided + sink + u64::from(self.window.min(blocks))) * u64::from(self.block);
         u32::try_from(most).unwrap_or(u32::MAX)
     }
 }

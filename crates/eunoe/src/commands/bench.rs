@@ -121,8 +121,14 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let mut config = engine.config().clone();
     config.context = usize::MAX;
     for plan in &plans {
+        if let Some(sizes) = plan.make_policy(u32::MAX)?.needs().recall
+            && let Some(depth) = args.depth.iter().find(|depth| !depth.is_multiple_of(sizes.pass))
+        {
+            let (text, pass) = (&plan.text, sizes.pass);
+            bail!("`{text}` reads in passes of {pass} tokens: a --depth of {depth} is no multiple of it");
+        }
         let layout = Layout::new(&config, plan, length, engine.default_codec())?;
-        let (needed, free) = (layout.most_bytes() + layout.cold_bytes().0, memory::allowed(None)?);
+        let (needed, free) = (memory::taken(&layout), memory::allowed(None)?);
         if needed > free {
             let (needed, free) = (units::bytes(needed), units::bytes(free));
             bail!(

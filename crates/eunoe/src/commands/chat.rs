@@ -101,6 +101,12 @@ fn room(engine: &Engine, asked: Option<&Plan>, given: Option<u64>) -> Result<(Pl
             "`prefill=dense` forgets once, where a prompt ends, and a conversation goes on: chat with the streaming mode"
         );
     }
+    if needs.recall.is_some() || needs.view.is_some_and(|blocks| blocks.prompt == u32::MAX) {
+        bail!(
+            "`{}` reads one prompt and then answers, and a conversation goes on: use it with `eunoe run`",
+            plan.policy.card.id
+        );
+    }
     let by_rank = needs.place == Place::Rank && plan.budget.is_some();
     let most = if by_rank { LONGEST } else { context };
     let allowed = memory::allowed(given)?;

@@ -46,7 +46,8 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let engine = open::engine(&args.model.model, args.plan.exact, ctx)?;
     let len = u32::try_from(args.tokens.len())?;
     let length = Length { prompt: len, longest: len };
-    let plan = memory::choose(&engine, args.plan.asked(&args.model)?.as_ref(), length, None)?;
+    let plan =
+        memory::choose(&engine, &args.model.model, args.plan.asked(&args.model)?.as_ref(), length, None)?;
     let mut session = engine.session(&plan, length)?;
     answer::read(&engine, &mut session, &args.tokens, &interrupt)?;
     let top = top_log_probs(session.logits(), args.top as usize);

@@ -1,11 +1,13 @@
 //! `eunoe plan`: how many bytes a text takes, and which plans fit.
 
+use std::cell::LazyCell;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
 use eunoe_core::Codec;
 use eunoe_engine::{Layout, Length, full_bytes};
-use eunoe_kv::{Budget, Claim, Plan, Profile, policies};
+use eunoe_kv::{Budget, Claim, Plan, policies};
 use eunoe_model::Config;
 use serde::Serialize;
 
@@ -53,7 +55,7 @@ pub struct Row {
     pub bytes: Option<u64>,
     /// Slots of the smallest and the largest strip (layer and KV head) that the policy acts on.
     pub slots: Option<[u32; 2]>,
-    /// Share of the text that a decoded token attends to at the end, in the largest strip.
+    /// Share of the text that a decoded token attends to at the end, mean over the strips.
     pub attended: Option<f64>,
     /// KV bytes that a decoded token reads at the end: what a step costs beside the weights.
     pub read_bytes_per_token: Option<u64>,
@@ -72,8 +74,8 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let window = u32::try_from(config.context)?;
     let tokens = args.tokens.unwrap_or(window);
     let memory_bytes = memory::allowed(args.memory.memory)?;
-    let profile = profiles::find(&args.model.model)?.map(Arc::new);
-    let plans = rows(&config, tokens, args.memory.memory, memory_bytes, Codec::F16, profile.as_ref())?;
+    let given = args.memory.memory;
+    let plans = rows(&config, &args.model.model, tokens, given, memory_bytes, Codec::F16)?;
     let report = Report { tokens, window, memory_bytes, full_bytes: full_bytes(&config, tokens), plans };
     if ctx.json { out::json(&report) } else { out::text(&report.render()) }
 }
@@ -82,11 +84,11 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
 /// `full` takes.
 pub(crate) fn rows(
     config: &Config,
+    model: &Path,
     tokens: u32,
     given: Option<u64>,
     allowed: u64,
     codec: Codec,
-    profile: Option<&Arc<Profile>>,
 ) -> Result<Vec<Row>> {
     let full = full_bytes(config, tokens);
     let budgets = match given.filter(|bytes| *bytes < full) {
@@ -105,18 +107,33 @@ pub(crate) fn rows(
         let rank = if has_rank && tokens as usize > config.context { "(pos=rank)" } else { "" };
         plans.extend(budgets.iter().map(|budget| format!("{}{rank} @ {budget}", entry.card.id)));
     }
-    let with = |plan: &String| anyhow::Ok(Plan { profile: profile.cloned(), ..Plan::parse(plan)? });
-    plans.iter().map(|plan| row(config, &with(plan)?, tokens, allowed, codec)).collect()
+    let profile = LazyCell::new(|| profiles::find(model).map(|found| found.map(Arc::new)));
+    plans
+        .iter()
+        .map(|text| {
+            let mut plan = Plan::parse(text)?;
+            let mut broken = None;
+            if plan.make_policy(u32::MAX)?.needs().profile {
+                match &*profile {
+                    Ok(found) => plan.profile.clone_from(found),
+                    Err(why) => broken = Some(format!("{why:#}")),
+                }
+            }
+            Ok(row(config, &plan, tokens, allowed, codec, broken))
+        })
+        .collect()
 }
 
-fn row(config: &Config, plan: &Plan, tokens: u32, allowed: u64, codec: Codec) -> Result<Row> {
+/// `broken` says what is wrong with the head profile that the plan needs.
+fn row(config: &Config, plan: &Plan, tokens: u32, allowed: u64, codec: Codec, broken: Option<String>) -> Row {
     let length = Length { prompt: tokens, longest: tokens };
     let layout = Layout::new(config, plan, length, codec).ok();
-    let reason = memory::fits(config, plan, length, codec, allowed).err().map(|e| format!("{e:#}"));
+    let unfit = || memory::fits(config, plan, length, codec, allowed).err().map(|e| format!("{e:#}"));
+    let reason = broken.or_else(unfit);
     let slots = layout.as_ref().map(|layout| [layout.slots().0, layout.slots().1]);
     let bytes = layout.as_ref().map(Layout::most_bytes);
     let attended = layout.as_ref().map(Layout::attended);
-    Ok(Row {
+    Row {
         plan: plan.text.clone(),
         bytes,
         slots,
@@ -124,7 +141,7 @@ fn row(config: &Config, plan: &Plan, tokens: u32, allowed: u64, codec: Codec) ->
         read_bytes_per_token: layout.as_ref().zip(attended).map(|(l, slots)| l.bytes_of(slots)),
         fits: reason.is_none(),
         reason,
-    })
+    }
 }
 
 impl Report {

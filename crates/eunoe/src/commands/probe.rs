@@ -13,6 +13,9 @@ use crate::context::Context;
 use crate::interrupt::Interrupt;
 use crate::{models, open, out, profiles, progress, pull};
 
+/// Tokens of the texts where none are asked for.
+const LENGTHS: [usize; 3] = [500, 1000, 2000];
+
 /// Look into a model while it reads
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -43,8 +46,8 @@ pub struct RetrievalHeads {
     #[arg(long, value_name = "F")]
     file: Option<PathBuf>,
 
-    /// Tokens of the texts
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "500,1000,2000",
+    /// Tokens of the texts [default: 500,1000,2000, or those of them that the model's context holds]
+    #[arg(long, value_name = "N,..", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     lengths: Vec<u32>,
 
@@ -90,11 +93,14 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let known = models::MODELS.iter().find(|m| m.sha256 == sha256).map(|m| m.name.to_owned());
     let name = known.unwrap_or_else(|| file.file_stem().unwrap_or_default().to_string_lossy().into_owned());
     let engine = open::engine(&args.model.model, false, ctx)?;
-    let lengths: Vec<usize> = args.lengths.iter().map(|n| *n as usize).collect();
-    let samples = lengths.len() * args.depths.len() * usize::from(args.seeds);
-    let bar = progress::bar("reading", samples as u64, "texts");
+    let asked: Vec<usize> = args.lengths.iter().map(|n| *n as usize).collect();
+    let (lengths, note) = lengths(asked, engine.config().context);
+    if let Some(note) = note {
+        eprintln!("note: {note}");
+    }
     let settings =
         Settings { text: &text, lengths: &lengths, depths: &args.depths, seeds: args.seeds.into() };
+    let bar = progress::bar("reading", settings.texts() as u64, "texts");
     let report = detect(&engine, &name, &sha256, &settings, &mut |read| {
         bar.set_position(read as u64);
         !interrupt.asked()
@@ -106,6 +112,26 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     } else {
         out::text(&render(&report, saved.as_ref()))
     }
+}
+
+/// The lengths asked for, or else those of the default that the model's context holds (where it holds none, a text as
+/// long as it), and what to say of the others.
+fn lengths(asked: Vec<usize>, context: usize) -> (Vec<usize>, Option<String>) {
+    if !asked.is_empty() {
+        return (asked, None);
+    }
+    let mut lengths = LENGTHS.to_vec();
+    lengths.retain(|n| *n <= context);
+    if lengths.len() == LENGTHS.len() {
+        return (lengths, None);
+    }
+    if lengths.is_empty() {
+        lengths.push(context);
+    }
+    let list = |lengths: &[usize]| lengths.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let (read, usual) = (list(&lengths), list(&LENGTHS));
+    let note = format!("the model's context is {context} tokens: texts of {read} are read, not of {usual}");
+    (lengths, Some(note))
 }
 
 fn render(report: &Report, saved: Option<&PathBuf>) -> String {
@@ -137,17 +163,83 @@ fn render(report: &Report, saved: Option<&PathBuf>) -> String {
     text += &format!(
         "\nof the planted words the model writes (mean of {} texts, 95 % interval)\n  \
          with all heads              {}\n  without these {:<3}           {}\n  without {:<3} others, random  {}\n\
-         the same heads at other seeds: overlap {:.2}\n",
+         the same heads at other seeds: overlap {}\n",
         c.n,
         interval(&c.whole),
         c.heads,
         interval(&c.without_best),
         c.heads,
         interval(&c.without_random),
-        report.stability
+        report.stability.map_or("-".into(), |overlap| format!("{overlap:.2}"))
     );
     if let Some(path) = saved {
         text += &format!("saved for `duo_attention` and `razor_attention`: {}\n", path.display());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use eunoe_engine::probes::retrieval_heads::{Best, Check};
+    use eunoe_kv::Profile;
+
+    use super::*;
+
+    fn report(stability: Option<f64>) -> Report {
+        let share = |mean| Share { mean, interval: [mean, mean] };
+        let (whole, without_best, without_random) = (share(1.0), share(0.25), share(0.9));
+        Report {
+            profile: Profile {
+                model: "small".into(),
+                sha256: "0".repeat(64),
+                layers: 1,
+                heads: 4,
+                kv_heads: 2,
+                retrieval: vec![0.0, 0.5, 0.0, 0.0],
+                induction: vec![0.0, 0.75, 0.1, 0.0],
+                echo: vec![0.0; 4],
+                sink: vec![0.5, 0.25, 0.0, 0.0],
+                streaming: vec![0.9, 0.3, 1.0, 1.0],
+                found: [3, 4],
+            },
+            best: vec![Best { layer: 0, head: 1, retrieval: 0.5, induction: 0.75 }],
+            share_retrieving: 0.25,
+            share_zero: 0.75,
+            stability,
+            check: Check { n: 3, heads: 1, whole, without_best, without_random },
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_told() {
+        let text = render(&report(Some(0.5)), None);
+        let start = "3 of 4 planted sentences repeated; 25 % of 4 heads retrieve (score at least 0.1), 75 % not \
+                     at all\n2 heads continue repetitions (induction at least 0.1), 1 put half of their attention \
+                     on the first four tokens,\n3 put nine tenths on those and the newest 256\n\n";
+        assert!(text.starts_with(start), "{text}");
+        assert!(text.contains("\n0      1     0.50       0.75       0.25\n"), "{text}");
+        assert!(text.contains("\n  without these 1             25 % (25 % … 25 %)\n"), "{text}");
+        assert!(text.ends_with("\nthe same heads at other seeds: overlap 0.50\n"), "{text}");
+    }
+
+    #[test]
+    fn one_seed_overlaps_with_none() {
+        let report = report(None);
+        assert!(render(&report, None).ends_with("at other seeds: overlap -\n"));
+        let json = serde_json::to_value(Printed { report: &report, saved: None }).unwrap();
+        assert!(json["stability"].is_null());
+    }
+
+    #[test]
+    fn default_lengths_fit_the_model_and_others_are_as_asked() {
+        assert_eq!(lengths(vec![4000], 2048), (vec![4000], None));
+        assert_eq!(lengths(vec![], 2000), (vec![500, 1000, 2000], None));
+        let (short, note) = lengths(vec![], 1999);
+        assert_eq!(short, [500, 1000]);
+        let said = "the model's context is 1999 tokens: texts of 500, 1000 are read, not of 500, 1000, 2000";
+        assert_eq!(note.as_deref(), Some(said));
+        let (shortest, note) = lengths(vec![], 256);
+        assert_eq!(shortest, [256]);
+        assert!(note.is_some());
+    }
 }

@@ -81,7 +81,13 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     }
     let prompt = answer::prompt_tokens(&engine, args.system.as_deref(), &text, args.raw)?;
     let length = length(prompt.len(), args.tokens)?;
-    let plan = memory::choose(&engine, args.plan.asked(&args.model)?.as_ref(), length, args.memory.memory)?;
+    let plan = memory::choose(
+        &engine,
+        &args.model.model,
+        args.plan.asked(&args.model)?.as_ref(),
+        length,
+        args.memory.memory,
+    )?;
     let mut session = engine.session(&plan, length)?;
     let request = Request {
         max_tokens: args.tokens as usize,

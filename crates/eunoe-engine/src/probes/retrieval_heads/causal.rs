@@ -34,12 +34,12 @@ pub struct Share {
 }
 
 /// Takes heads away where the answer is written: their output is 0.
-struct Without<'a> {
-    config: &'a Config,
-    global: &'a [usize],
+pub(super) struct Without<'a> {
+    pub(super) config: &'a Config,
+    pub(super) global: &'a [usize],
     /// Layer-major among the global ones.
-    heads: &'a [usize],
-    rows: Range<usize>,
+    pub(super) heads: &'a [usize],
+    pub(super) rows: Range<usize>,
 }
 
 impl Probe for Without<'_> {
@@ -62,9 +62,16 @@ impl Probe for Without<'_> {
 
 /// Most texts that the check reads again.
 const CHECKED: usize = 12;
+/// Draws of other heads.
+const DRAWS: usize = 3;
 
 impl Check {
-    /// Reads texts again without the best heads, and without others.
+    /// Most texts that are read where `samples` were: as they are, without the best heads, and once per draw.
+    pub(super) fn texts(samples: usize) -> usize {
+        (2 + DRAWS) * samples.min(CHECKED)
+    }
+
+    /// Reads texts again without the best heads, and without others. `go_on` is asked with the texts read here.
     ///
     /// # Errors
     /// Those of reading.
@@ -79,10 +86,12 @@ impl Check {
         let count = (TOP * order.len() as f64).round().max(1.0) as usize;
         let mut random = fastrand::Rng::with_seed(99);
         let texts: Vec<&Planted> = found.iter().step_by(found.len().div_ceil(CHECKED)).collect();
+        let mut done = 0;
         let mut share = |heads: &[usize]| -> Result<Vec<f64>> {
             let mut shares = Vec::new();
             for Planted { tokens, rows, secret, .. } in &texts {
-                go_on(found.len()).then_some(()).ok_or(Error::Interrupted)?;
+                go_on(done).then_some(()).ok_or(Error::Interrupted)?;
+                done += 1;
                 let mut probe = Without { config: engine.config(), global, heads, rows: rows.clone() };
                 shares.push(read(engine, tokens, secret, &mut probe)? as f64 / secret.len() as f64);
             }
@@ -90,11 +99,11 @@ impl Check {
         };
         let (whole, without_best) = (share(&[])?, share(&order[..count])?);
         let mut others = vec![0.0; texts.len()];
-        for _ in 0..3 {
+        for _ in 0..DRAWS {
             let mut rest = order[count..].to_vec();
             random.shuffle(&mut rest);
             rest.truncate(count);
-            others.iter_mut().zip(share(&rest)?).for_each(|(sum, s)| *sum += s / 3.0);
+            others.iter_mut().zip(share(&rest)?).for_each(|(sum, s)| *sum += s / DRAWS as f64);
         }
         let of = Share::of;
         let (whole, without_best, without_random) = (of(&whole), of(&without_best), of(&others));
@@ -103,7 +112,7 @@ impl Check {
 }
 
 impl Share {
-    fn of(x: &[f64]) -> Self {
+    pub(super) fn of(x: &[f64]) -> Self {
         let mean = |x: &mut dyn Iterator<Item = f64>, n: usize| x.sum::<f64>() / n as f64;
         let mut random = fastrand::Rng::with_seed(7);
         let mut means: Vec<f64> =
