@@ -129,14 +129,14 @@ class Kept(dict):
             print(key, file=sys.stderr, flush=True)
 
 
-def run(args, *command):
+def run(args, *command, text=None):
     command = [args.eunoe, *command, "--json", "--threads", args.threads]
-    done = subprocess.run([str(x) for x in command], stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run([str(x) for x in command], input=text, stdout=subprocess.PIPE, check=True, encoding="utf-8")
     return json.loads(done.stdout)
 
 
 def tokens_of(args, model, text):
-    return run(args, "tokenize", "-m", model, text)["tokens"]
+    return run(args, "tokenize", "-m", model, "-", text=text)["tokens"]
 
 
 def cut(args, model, text, count):
@@ -200,7 +200,7 @@ def repeated(args, model, plan, paths, i):
 
 def allocated(args, model, plan, path):
     text = cut(args, model, books.passage(path, 0.3, 8 * args.prompt), args.prompt)
-    memory = run(args, "run", "-m", model, "--raw", "--kv", plan, "-n", 1, text)["memory"]
+    memory = run(args, "run", "-m", model, "--raw", "--kv", plan, "-n", 1, "-", text=text)["memory"]
     strips = [head for head in memory["heads"] if not head["sliding"]]
     return {"rows": strips[0]["seen"], "strips": len(strips), "live_bytes": memory["live_bytes"], "budget": memory["budget_bytes"]}
 
@@ -320,7 +320,8 @@ def quality_page(kept):
             continue  # not measured, or not on all books yet
         nll = [x for text in texts.values() for x in text["nll"]]
         one, whole = next(iter(texts.values())), next(iter(full.values()))
-        again = [x for item in of(kept, "list", name).values() for x in item["nll"]]
+        listed = of(kept, "list", name)
+        again = [x for item in listed.values() for x in item["nll"]] if len(listed) == len(lists) else []
         rows.append([
             f"`{plan}`", f"{100 * one['peak_bytes'] / whole['peak_bytes']:.1f} %", f"{100 * one['attended']:.1f} %",
             f"{math.exp(sum(nll) / len(nll)):.2f}",

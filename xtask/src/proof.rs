@@ -87,18 +87,20 @@ impl Proof {
             println!("`docs/performance.md` is written when the part `speed` has been measured too");
             return Ok(());
         }
-        self.page("performance", Command::new(&self.python).arg("bench/peers/performance.py").args(files))
+        let script = self.root.join("bench/peers/performance.py");
+        self.page("performance", Command::new(&self.python).arg(script).args(files))
     }
 
     /// Writes `docs/{name}.md` with what a script prints.
     fn page(&self, name: &str, script: &mut Command) -> Result<()> {
-        let page = script.current_dir(&self.root).output()?;
+        let page = script.output()?;
         ensure!(page.status.success(), "{}", String::from_utf8_lossy(&page.stderr));
         Ok(std::fs::write(self.root.join("docs").join(name).with_extension("md"), page.stdout)?)
     }
 
     /// What policies keep and cost, measured anew (over an hour), and the page of it.
     fn policies(&self) -> Result<()> {
+        let path = self.root.join("bench/policies.py");
         let kinds = ["quality", "cost"];
         let files = kinds.map(|kind| self.measured(&format!("policies-{kind}")));
         for (kind, file) in kinds.iter().zip(&files) {
@@ -106,11 +108,10 @@ impl Proof {
                 std::fs::remove_file(file)?; // it would be gone on with
             }
             let mut script = Command::new(&self.python);
-            script.current_dir(&self.root).args(["bench/policies.py", kind]);
-            script.arg("--models-dir").arg(&self.models).arg("--books").arg(&self.books);
+            script.arg(&path).arg(kind).arg("--models-dir").arg(&self.models).arg("--books").arg(&self.books);
             call(script.arg("--eunoe").arg(self.release("eunoe")).arg("--json").arg(file))?;
         }
-        self.page("policies", Command::new(&self.python).args(["bench/policies.py", "page"]).args(files))
+        self.page("policies", Command::new(&self.python).arg(path).arg("page").args(files))
     }
 
     fn part(&self, part: &str) -> Result<()> {

@@ -174,16 +174,7 @@ impl Batch<'_> {
             .map(|t| {
                 let kv = &self.parts[t.part].kv;
                 let ((window, rank), strip) = (of(kv), kv.strip(layer, t.head));
-                Run {
-                    strip,
-                    rows: t.rows.clone(),
-                    first: t.first,
-                    head: t.head * group,
-                    window,
-                    rank,
-                    tiles: None,
-                    list: None,
-                }
+                Run { window, rank, ..Run::new(strip, t.rows.clone(), t.first, t.head * group) }
             })
             .collect();
         attend(on.isa, on.pool, &runs, shape, q, out, Some(&mut self.lse));

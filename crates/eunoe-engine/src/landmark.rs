@@ -57,14 +57,8 @@ impl Batch<'_> {
         let shape = Heads { heads: c.heads, group, scale: on.scale };
         let heads = &kv.layers[layer].heads;
         let run = |strip, rows: Range<usize>, first, h: usize, window| Run {
-            strip,
-            rows,
-            first,
-            head: h * group,
             window,
-            rank: None,
-            tiles: None,
-            list: None,
+            ..Run::new(strip, rows, first, h * group)
         };
         // the row of a landmark does not see itself
         let has_landmark = cold.sizes.landmark_at(start + rows.len() as u32 - 1).is_some();

@@ -152,14 +152,8 @@ impl Batch<'_> {
         let local = cold.sizes.local;
         let shape = Heads { heads: c.heads, group, scale: on.scale };
         let near = kv.layers[layer].heads.iter().zip(first).enumerate().map(|(h, (head, first))| Run {
-            strip: &head.strip,
-            rows: rows.clone(),
-            first: *first,
-            head: h * group,
             window: Some(local),
-            rank: None,
-            tiles: None,
-            list: None,
+            ..Run::new(&head.strip, rows.clone(), *first, h * group)
         });
         attend(on.isa, on.pool, &near.collect::<Vec<_>>(), shape, q, out, Some(&mut self.lse));
         // rows before this one see nothing that is far
@@ -183,16 +177,11 @@ impl Batch<'_> {
                 gather_far(on, cold, &kv.layers[layer].heads[h].strip, (l, h), &back, newest - local)?;
             }
             let (seen, skip) = (rows.end - from, from - rows.start);
-            let far = cold.far.iter().enumerate().map(|(h, strip)| Run {
-                strip,
-                rows: skip..rows.len(),
-                first: strip.len() - seen,
-                head: h * group,
-                window: None,
-                rank: None,
-                tiles: None,
-                list: None,
-            });
+            let far = cold
+                .far
+                .iter()
+                .enumerate()
+                .map(|(h, strip)| Run::new(strip, skip..rows.len(), strip.len() - seen, h * group));
             let (mut far_out, mut far_lse) = (vec![0.0; far_q.len()], vec![0.0; rows.len() * c.heads]);
             attend(
                 on.isa,

@@ -52,14 +52,8 @@ impl Batch<'_> {
             let head = &self.parts[t.part].kv.layers[layer].heads[t.head];
             let Some(Residual { strip, slots }) = &head.residual else { continue };
             let run = |strip, rows, first, window| Run {
-                strip,
-                rows,
-                first,
-                head: t.head * shape.group,
                 window,
-                rank: None,
-                tiles: None,
-                list: None,
+                ..Run::new(strip, rows, first, t.head * shape.group)
             };
             near.push(run(strip, t.rows.clone(), strip.len() - t.rows.len(), Some(*slots)));
             let slots = *slots as usize;

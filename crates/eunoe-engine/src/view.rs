@@ -85,7 +85,7 @@ impl Batch<'_> {
             kv.met.add(rows.len(), first, start);
             let strip = &stored.layer.heads[n / per_strip].strip;
             let (rows, head) = (rows.clone(), n * group);
-            runs.push(Run { strip, rows, first, head, window: None, rank: None, tiles: None, list });
+            runs.push(Run { list, ..Run::new(strip, rows, first, head) });
         }
         let shape = Heads { heads: c.heads, group, scale: on.scale };
         attend(on.isa, on.pool, &runs, shape, q, out, None);

@@ -243,9 +243,6 @@ fn hip(
     let span = row - window - sinks;
     let (count, blocks) = (k / block, span.div_ceil(block));
     let keys = |b: usize| (sinks + b * block)..(sinks + (b + 1) * block).min(sinks + span);
-    if blocks <= count {
-        return (sinks..sinks + span).collect();
-    }
     let dot = |h: usize, j: usize| -> f64 {
         reader.q[row][h * D..][..D].iter().zip(&reader.k[j][kv * D..][..D]).map(|(q, k)| q * k).sum()
     };
@@ -279,7 +276,7 @@ fn hip_attention_reads_what_its_search_finds() {
         agrees(&text, 100, |reader, row, h, kv, kv_heads| {
             let first = if row < 100 { row / 8 * 8 } else { row / 4 * 4 };
             if first <= 30 {
-                // the block's first row sees everything; a later row of the block may search for itself
+                // the block's first row sees everything, and the others with it
                 return (0..=row).map(|j| reader.entry(kv, j)).collect();
             }
             let group = reader.q[0].len() / D / kv_heads;

@@ -76,16 +76,7 @@ impl Bench {
         let shape = Heads { heads, group, scale: (head_dim as f32).powf(-0.5) };
         let start = Instant::now();
         for layer in layers.strips.chunks(kv_heads) {
-            let run = |(n, strip)| Run {
-                strip,
-                rows: 0..rows,
-                first,
-                head: n * group,
-                window: None,
-                rank: None,
-                tiles: mask,
-                list: None,
-            };
+            let run = |(n, strip)| Run { tiles: mask, ..Run::new(strip, 0..rows, first, n * group) };
             let runs: Vec<_> = layer.iter().enumerate().map(run).collect();
             attend(self.isa, &self.pool, &runs, shape, &q, &mut out, None);
         }

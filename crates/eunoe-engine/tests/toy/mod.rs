@@ -247,8 +247,9 @@ pub const VIEWS: [Own; 11] = [
         slots: |_, _| ALL,
         far: 0,
     },
+    // 16 + 9 + 3 tokens are seen whole, which ends within a block of rows
     Own {
-        plan: "hip_attention(k=16, block=2, window=12, sinks=3, dense_layers=0, mask=kv_head)",
+        plan: "hip_attention(k=16, block=2, window=9, sinks=3, dense_layers=0, mask=kv_head)",
         slots: |_, _| ALL,
         far: 0,
     },

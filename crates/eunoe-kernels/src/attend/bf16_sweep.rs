@@ -11,7 +11,7 @@ use super::tile::{Block, PARTITION, Partial, hide, next_group};
 /// Words of one line's weights of a tile.
 const PAIRS: usize = TILE / 2;
 
-/// As `tile::partition`, for slots in f16 or q8.
+/// As `tile::partition`, for slots in f16, q8 or q4.
 #[inline(always)]
 pub(super) fn partition<F: Form, const W: usize>(
     form: F,

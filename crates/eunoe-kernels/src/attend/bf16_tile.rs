@@ -1,4 +1,4 @@
-//! Tiles of slots stored in f16 or q8, unpacked once to pairs of bf16 for all lines of a block.
+//! Tiles of slots stored in f16, q8 or q4, unpacked once to pairs of bf16 for all lines of a block.
 
 use eunoe_core::Codec;
 

@@ -2,7 +2,7 @@
 //!
 //! The bits of a row's output depend only on its query, its slot and the slots that it sees: not on the rows that
 //! come in the same call, the number of threads, batch mates or the instruction set. Hence:
-//! * slots in f32 are computed in f32, those in f16 and q8 with bf16 operands and f32 sums (`bf16`);
+//! * slots in f32 are computed in f32, those in f16, q8 and q4 with bf16 operands and f32 sums (`bf16`);
 //! * tiles of 64 and partitions of 1024 slots lie at fixed slot indices; partials of partitions are merged in
 //!   ascending order, whoever computed them;
 //! * a score is one chain of fused steps over d, an output value one chain over the slots of a partition;
@@ -67,6 +67,13 @@ pub struct Run<'a> {
     /// The slots of the strip that stand for slots 0, 1, … of this run, as if they lay side by side: the rows' own stand
     /// last. With neither `window` nor `rank`.
     pub list: Option<&'a [u32]>,
+}
+
+impl<'a> Run<'a> {
+    /// Rows that see everything up to their own slot.
+    pub fn new(strip: &'a Strip, rows: Range<usize>, first: usize, head: usize) -> Self {
+        Self { strip, rows, first, head, window: None, rank: None, tiles: None, list: None }
+    }
 }
 
 /// The shape of one attention call.

@@ -169,16 +169,7 @@ fn compare(strip: &Strip, group: usize, rows: usize, window: Option<u32>, rank: 
     let shape = Heads { heads: group, group, scale: (d as f32).powf(-0.5) };
     let q: Vec<f32> = Noise(5).vec(rows * group * d).iter().map(|x| x * 3.0).collect();
     let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; rows * group]);
-    let run = Run {
-        strip,
-        rows: 0..rows,
-        first,
-        head: 0,
-        window,
-        rank: rank.map(|r| r.0),
-        tiles: None,
-        list: None,
-    };
+    let run = Run { window, rank: rank.map(|r| r.0), ..Run::new(strip, 0..rows, first, 0) };
     attend(Isa::detect(), &Pool::new(2), &[run], shape, &q, &mut out, Some(&mut lse));
     let exact = Oracle::new(strip, shape.scale, rank.map(|r| r.1));
     let rounded = Oracle::rounded(strip, shape.scale);
@@ -223,16 +214,7 @@ fn two_slots_by_hand() {
     for isa in Isa::available() {
         let (mut out, mut lse) = ([f32::NAN; 64], [f32::NAN; 2]);
         let q = [unit(1.0), unit(1.0)].concat();
-        let run = Run {
-            strip: &strip,
-            rows: 0..2,
-            first: 0,
-            head: 0,
-            window: None,
-            rank: None,
-            tiles: None,
-            list: None,
-        };
+        let run = Run::new(&strip, 0..2, 0, 0);
         let shape = Heads { heads: 1, group: 1, scale: 1.0 };
         attend(isa, &Pool::new(1), &[run], shape, &q, &mut out, Some(&mut lse));
         assert_eq!(out[..32], [4.0; 32]);
@@ -292,16 +274,7 @@ fn huge_scores_stay_finite() {
     let strip = strip(Codec::F32, 64, 300, 2);
     let q: Vec<f32> = Noise(1).vec(64).iter().map(|x| x * 1e4).collect();
     let mut out = vec![f32::NAN; 64];
-    let run = Run {
-        strip: &strip,
-        rows: 0..1,
-        first: 299,
-        head: 0,
-        window: None,
-        rank: None,
-        tiles: None,
-        list: None,
-    };
+    let run = Run::new(&strip, 0..1, 299, 0);
     attend(
         Isa::detect(),
         &Pool::new(1),

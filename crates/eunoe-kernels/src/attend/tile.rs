@@ -59,7 +59,8 @@ impl Block<'_> {
         self.list.map_or_else(|| self.base + self.slots.len() / self.layout.bytes(), <[u32]>::len)
     }
 
-    /// The tile that starts at slot `first`; the slots of a list are copied side by side into `room`.
+    /// The tile that starts at slot `first`; the slots of a list are copied side by side into `room`, and
+    /// those of its next tile, which lie anywhere, are asked for.
     #[inline(always)]
     pub(super) fn tile<'b>(&'b self, first: usize, room: &'b mut [u8]) -> Tile<'b> {
         let Some(list) = self.list else { return Tile::at(self.slots, self.base, first, self.layout) };
@@ -92,7 +93,7 @@ impl Block<'_> {
     #[inline(always)]
     pub(super) fn after(&self, first: usize) -> &[u8] {
         if self.list.is_some() {
-            return &[];
+            return &[]; // `tile` has asked for it
         }
         let next = (first + TILE..self.end()).step_by(TILE).find(|next| self.takes(*next));
         next.map_or(&[], |next| Tile::at(self.slots, self.base, next, self.layout).bytes)

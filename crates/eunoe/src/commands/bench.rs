@@ -122,10 +122,13 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     config.context = usize::MAX;
     for plan in &plans {
         if let Some(sizes) = plan.make_policy(u32::MAX)?.needs().recall
+            && !bench.prompts.is_empty()
             && let Some(depth) = args.depth.iter().find(|depth| !depth.is_multiple_of(sizes.pass))
         {
             let (text, pass) = (&plan.text, sizes.pass);
-            bail!("`{text}` reads in passes of {pass} tokens: a --depth of {depth} is no multiple of it");
+            bail!(
+                "`{text}` reads in passes of {pass} tokens: a --depth of {depth} is no multiple of it, and leaves no whole one for --prompt"
+            );
         }
         let layout = Layout::new(&config, plan, length, engine.default_codec())?;
         let (needed, free) = (memory::taken(&layout), memory::allowed(None)?);

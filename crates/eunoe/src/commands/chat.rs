@@ -101,9 +101,9 @@ fn room(engine: &Engine, asked: Option<&Plan>, given: Option<u64>) -> Result<(Pl
             "`prefill=dense` forgets once, where a prompt ends, and a conversation goes on: chat with the streaming mode"
         );
     }
-    if needs.recall.is_some() || needs.view.is_some_and(|blocks| blocks.prompt == u32::MAX) {
+    if needs.recall.is_some() || needs.view.is_some_and(|rows| rows.prompt != rows.answer) {
         bail!(
-            "`{}` reads one prompt and then answers, and a conversation goes on: use it with `eunoe run`",
+            "`{}` tells a prompt from its answer, and a conversation has many of both: use it with `eunoe run`",
             plan.policy.card.id
         );
     }

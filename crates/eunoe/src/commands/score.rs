@@ -21,8 +21,8 @@ use crate::{open, out, progress, units};
 ///
 /// With --ctx the text is read in windows of N tokens that start every --stride tokens, each with an empty memory; a
 /// token counts once, in the first window that predicts it. Without it the whole text is one window where the plan
-/// holds it: it fits the model's trained window, or positions never leave it (ranks; `far=fixed`). Otherwise windows of at most 2048
-/// tokens at half that stride are used, and told.
+/// holds it: it fits the model's trained window, or positions never leave it (ranks; `far=fixed`). Otherwise windows of
+/// at most 2048 tokens at half that stride are used, and told.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   eunoe score -m smollm2-135m --file novel.txt --limit 4096

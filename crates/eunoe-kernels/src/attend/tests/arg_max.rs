@@ -8,7 +8,7 @@ fn best(strip: &Strip, group: usize, q: &[f32], window: Option<u32>, tiles: Opti
     let first = strip.len() - rows;
     let shape = Heads { heads: group, group, scale: 0.2 };
     let of = |isa: Isa| {
-        let run = Run { strip, rows: 0..rows, first, head: 0, window, rank: None, tiles, list: None };
+        let run = Run { window, tiles, ..Run::new(strip, 0..rows, first, 0) };
         let mut slots = vec![12345; rows * group];
         arg_max(isa, &Pool::new(2), &[run], shape, q, &mut slots);
         slots

@@ -52,7 +52,7 @@ fn grow(isa: Isa, threads: usize, chunk: usize, sequences: usize, case: Case) ->
         let place = |s: usize| ((s / 2) * fresh..(s / 2 + 1) * fresh, s % 2 * group);
         let run = |(s, strip)| {
             let (rows, head) = place(s);
-            Run { strip, rows, first: start, head, window, rank, tiles: None, list: None }
+            Run { window, rank, ..Run::new(strip, rows, start, head) }
         };
         let runs: Vec<_> = strips.iter().enumerate().map(run).collect();
         attend(isa, &pool, &runs, shape, &q, &mut out, Some(&mut lse));
@@ -142,16 +142,7 @@ fn later_slots_cannot_reach_a_row_even_when_broken() {
             strip.push(&k, &v, i as u32);
         }
         let mut out = vec![f32::NAN; q.len()];
-        let run = Run {
-            strip: &strip,
-            rows: 0..n,
-            first: 0,
-            head: 0,
-            window: None,
-            rank: None,
-            tiles: None,
-            list: None,
-        };
+        let run = Run::new(&strip, 0..n, 0, 0);
         attend(
             Isa::detect(),
             &Pool::new(1),
@@ -180,16 +171,7 @@ fn ranks_that_equal_positions_change_no_bit() {
     let (rope, q) = (Rope::new(Style::Norm, 64, 10_000.0, 1.0, None).expect("even"), noise.vec(5 * 64));
     let answer = |rank| {
         let mut out = vec![f32::NAN; q.len()];
-        let run = Run {
-            strip: &strip,
-            rows: 0..5,
-            first: 195,
-            head: 0,
-            window: None,
-            rank,
-            tiles: None,
-            list: None,
-        };
+        let run = Run { rank, ..Run::new(&strip, 0..5, 195, 0) };
         attend(
             Isa::detect(),
             &Pool::new(1),
@@ -209,16 +191,7 @@ fn only_named_rows_and_heads_are_written() {
     let strip = strip(Codec::F16, 64, 10, 1);
     let q = Noise(2).vec(3 * 4 * 64);
     let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; 12]);
-    let run = Run {
-        strip: &strip,
-        rows: 1..2,
-        first: 9,
-        head: 2,
-        window: None,
-        rank: None,
-        tiles: None,
-        list: None,
-    };
+    let run = Run::new(&strip, 1..2, 9, 2);
     attend(
         Isa::detect(),
         &Pool::new(2),
@@ -239,16 +212,7 @@ fn only_named_rows_and_heads_are_written() {
 #[should_panic(expected = "two runs write the same row and head")]
 fn overlapping_runs_are_refused() {
     let strip = strip(Codec::F16, 64, 10, 1);
-    let run = |rows| Run {
-        strip: &strip,
-        rows,
-        first: 0,
-        head: 0,
-        window: None,
-        rank: None,
-        tiles: None,
-        list: None,
-    };
+    let run = |rows| Run::new(&strip, rows, 0, 0);
     let (q, mut out) = (vec![0.0; 5 * 64], vec![0.0; 5 * 64]);
     attend(
         Isa::Scalar,

@@ -18,8 +18,7 @@ fn a_list_is_the_strip_of_its_slots() {
         }
         let attended = |isa: Isa, strip: &Strip, list: Option<&[u32]>| {
             let first = listed - rows;
-            let run =
-                || Run { strip, rows: 0..rows, first, head: 0, window: None, rank: None, tiles: None, list };
+            let run = || Run { list, ..Run::new(strip, 0..rows, first, 0) };
             let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; rows * group]);
             let mut peaks = vec![0; rows * group];
             attend(isa, &Pool::new(2), &[run()], shape, &q, &mut out, Some(&mut lse));
@@ -39,8 +38,7 @@ fn a_slot_past_the_strip_is_refused() {
     let strip = strip(Codec::F16, 32, 10, 1);
     let (q, mut out) = ([0.5; 32], [f32::NAN; 32]);
     let list = Some(&[3, 10][..]);
-    let run =
-        Run { strip: &strip, rows: 0..1, first: 1, head: 0, window: None, rank: None, tiles: None, list };
+    let run = Run { list, ..Run::new(&strip, 0..1, 1, 0) };
     attend(
         Isa::detect(),
         &Pool::new(1),

@@ -8,7 +8,7 @@ fn masked(strip: &Strip, group: usize, q: &[f32], tiles: Option<&TileMask>) -> (
     let rows = q.len() / (group * d);
     let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; rows * group]);
     let first = strip.len() - rows;
-    let run = Run { strip, rows: 0..rows, first, head: 0, window: None, rank: None, tiles, list: None };
+    let run = Run { tiles, ..Run::new(strip, 0..rows, first, 0) };
     let shape = Heads { heads: group, group, scale: 0.2 };
     attend(Isa::detect(), &Pool::new(2), &[run], shape, q, &mut out, Some(&mut lse));
     (out, lse)
