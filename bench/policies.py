@@ -6,7 +6,7 @@
 
 `quality`: a passage of each book is read as a prompt, what follows it is scored token by token; and the repetition of a
 list of words that stands in the middle of a passage is scored at its end. `cost`: passages of growing length are read and
-32 tokens written. Results that are in the file already are not measured again. `cargo xtask proof --books DIR policies`
+tokens written after them. Results that are in the file already are not measured again. `cargo xtask proof --books DIR policies`
 does all three.
 """
 
@@ -437,7 +437,7 @@ def main():
         else:
             command.add_argument("--lengths", type=numbers, default=[1024, 2048, 4096, 8192, 16384, 32000])
             command.add_argument("--longest", type=int, default=16384, help="length for the plans that have no fitted slope")
-            command.add_argument("--gen", type=int, default=33)
+            command.add_argument("--gen", type=int, default=257, help="tokens written: so many that seconds pass")
     command = commands.add_parser("page")
     command.add_argument("files", nargs="+")
     command.set_defaults(do=page)
