@@ -366,7 +366,7 @@ def even(pairs, i, label):
 
 def cost_page(kept):
     lengths = sorted({int(key.split("/")[2]) for key in kept if key.startswith("cost/")})
-    label = lambda n: f"{n // 1024}K"
+    label = lambda n: f"{n // 1000 if n % 1024 else n // 1024}K"
     text = f"""## Cost by length
 
 `{kept['settings']['model']}`, f16 KV, {kept['settings']['threads']} threads, one run each. Seconds to read a text of so many tokens, and its slope: the exponent of length,
@@ -385,7 +385,7 @@ fitted to the lengths from 4K on.
     head = ["plan", *map(label, lengths)]
     per_token = lambda c: 1000 * c["decode_s"] / max(c["written"] - 1, 1)
     text += table([*head, "slope"], rows(lambda c: c["prefill_s"], 1, True))
-    text += "\nMilliseconds to write a token after so many:\n\n"
+    text += f"\nMilliseconds to write a token after so many, mean of {kept['settings']['gen'] - 1} written one by one:\n\n"
     text += table([*head, "slope"], rows(per_token, 1, True))
     text += "\nTimes faster than `full`, reading / writing; and the shortest length from which it is\nfaster at every one measured:\n\n"
     faster = []
