@@ -14,6 +14,8 @@ pub enum Shelf {
     Codec,
     /// What goes on inside a model.
     Probe,
+    /// What a model is asked to remember.
+    Task,
 }
 
 /// A method's entry in every list: `id` is file stem, plan name, docs anchor and benchmark row.

@@ -41,11 +41,27 @@ pub struct Bill {
     /// Share of the text so far that a row's query met, mean over rows, layers and heads that a policy acts on: 1 under
     /// full memory.
     pub attended: f64,
+    /// Tokens that a row's query met, mean likewise, itself included.
+    pub attended_tokens: f64,
     /// Share of a strip's recorded attention mass that lay on the slots it evicted, mean over evictions; null where
     /// the method sees no attention, 0 where nothing was evicted.
     pub mass_evicted: Option<f64>,
+    /// Smaller memories that were tried first and whose answers were not trusted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub escalated: Vec<Rung>,
     /// One entry per layer and KV head.
     pub heads: Vec<HeadBill>,
+}
+
+/// A memory whose answer was not trusted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rung {
+    /// The plan in effect.
+    pub plan: String,
+    /// Most hot KV bytes at any moment.
+    pub peak_bytes: u64,
+    /// Chance that full memory would have answered right where this plan did not, as [`Outlook`](crate::Outlook) has it.
+    pub risk: f64,
 }
 
 /// One strip.

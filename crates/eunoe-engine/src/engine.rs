@@ -48,12 +48,13 @@ pub struct Engine {
 pub struct Session {
     /// Its memory.
     pub kv: Kv,
-    length: Length,
+    pub(crate) plan: Plan,
+    pub(crate) length: Length,
     /// Logits after the newest row `[vocab]`; empty before the first.
-    logits: Buffer,
-    prompt_ended: bool,
+    pub(crate) logits: Buffer,
+    pub(crate) prompt_ended: bool,
     /// A forward pass broke off: some strips hold rows that others lack.
-    is_broken: bool,
+    pub(crate) is_broken: bool,
 }
 
 impl Session {
@@ -162,7 +163,8 @@ impl Engine {
         let layout = Layout::new(config, plan, length, self.default_codec())?;
         let length = layout.length();
         let kv = Kv::new(config, plan, layout)?;
-        Ok(Session { kv, length, logits: Buffer::default(), prompt_ended: false, is_broken: false })
+        let plan = plan.clone();
+        Ok(Session { kv, plan, length, logits: Buffer::default(), prompt_ended: false, is_broken: false })
     }
 
     /// Reads tokens of one sequence, chunk by chunk. `go_on` is asked with the tokens read so far.
@@ -193,6 +195,29 @@ impl Engine {
                 }
             }
         })
+    }
+
+    /// As [`Engine::read`]; gives the normalised stream of the rows at these ascending indices of `tokens`
+    /// `[rows, d_model]`, of which [`Model::logits`] makes logits.
+    ///
+    /// # Errors
+    /// Those of [`Engine::read`].
+    pub fn read_streams(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        rows: &[usize],
+        go_on: GoOn<'_>,
+    ) -> Result<Vec<f32>> {
+        let d = self.config().d_model;
+        let mut streams = Vec::with_capacity(rows.len() * d);
+        self.read_each(session, tokens, go_on, &mut |first, x| {
+            let end = first + x.len() / d;
+            for row in rows.iter().filter(|row| (first..end).contains(*row)) {
+                streams.extend_from_slice(&x[(row - first) * d..][..d]);
+            }
+        })?;
+        Ok(streams)
     }
 
     fn read_each(

@@ -1,10 +1,13 @@
 //! Sequences under a hard KV budget: store, ledger, generation, scoring, and the bill.
 
+mod audit;
 mod batch;
 mod bench;
 mod bill;
 mod cold;
+mod dense;
 mod engine;
+mod fork;
 mod generate;
 mod landmark;
 mod layout;
@@ -19,8 +22,9 @@ mod side;
 mod store;
 mod view;
 
+pub use audit::{Audit, Canaries, Divergence, Outlook, Passage, Settings as AuditSettings, Subject, Verdict};
 pub use bench::{Bench, Event, Hear, Limits, Point, Row};
-pub use bill::{Bill, HeadBill};
+pub use bill::{Bill, HeadBill, Rung};
 pub use engine::{Engine, GoOn, Options, Session, log_prob, log_sum_exp};
 pub use eunoe_kernels::matmul::Arithmetic;
 pub use generate::{Answer, FinishReason, Request, TokenLogProb};

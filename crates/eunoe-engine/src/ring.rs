@@ -1,6 +1,7 @@
 //! The last query rows of one strip's heads, for methods that rank by recent attention.
 
 /// Up to `rows` rows of `width` values with their positions, oldest first.
+#[derive(Clone)]
 pub(crate) struct Ring {
     rows: usize,
     width: usize,

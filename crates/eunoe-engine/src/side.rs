@@ -3,6 +3,7 @@
 use eunoe_kernels::strip::Strip;
 
 /// Means in f32, and how many tokens they stand for.
+#[derive(Clone)]
 pub(crate) struct Side {
     k: Vec<f32>,
     v: Vec<f32>,

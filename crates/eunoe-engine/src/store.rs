@@ -21,14 +21,14 @@ pub(crate) struct Head {
     pub(crate) strip: Strip,
     pub(crate) cap: u32,
     /// What the strip is trimmed to when the prompt ends (`prefill=dense`).
-    keep: Option<u32>,
+    pub(crate) keep: Option<u32>,
     pub(crate) ring: Option<Ring>,
     /// The newest slots in full precision.
     pub(crate) residual: Option<Residual>,
     /// Where evicted slots are folded.
     pub(crate) side: Option<Side>,
-    seen: u64,
-    evicted: u64,
+    pub(crate) seen: u64,
+    pub(crate) evicted: u64,
 }
 
 impl Head {
@@ -68,7 +68,7 @@ pub struct Kv {
     budget_bytes: Option<u64>,
     mode: &'static str,
     /// Evictions that saw mass, and the sum of the shares they dropped.
-    dropped: (u64, f64),
+    pub(crate) dropped: (u64, f64),
     /// Keys that rows met, and those that they would have met under full memory.
     pub(crate) met: Met,
     /// Positions given out so far.
@@ -81,6 +81,7 @@ pub struct Kv {
 pub(crate) struct Met {
     keys: u64,
     all: u64,
+    rows: u64,
 }
 
 impl Met {
@@ -89,10 +90,16 @@ impl Met {
         let (n, own) = (rows as u64, rows as u64 * (rows as u64 + 1) / 2);
         self.keys += n * first as u64 + own;
         self.all += n * u64::from(pos) + own;
+        self.rows += n;
     }
 
     fn share(self) -> f64 {
         if self.all == 0 { 1.0 } else { self.keys as f64 / self.all as f64 }
+    }
+
+    /// Keys that a row met, mean.
+    fn mean(self) -> f64 {
+        self.keys as f64 / self.rows.max(1) as f64
     }
 }
 
@@ -366,7 +373,9 @@ impl Kv {
             evicted: sum(|h| h.evicted),
             cold: sum(|h| h.cold),
             attended: self.met.share(),
+            attended_tokens: self.met.mean(),
             mass_evicted: sees_mass.then(|| self.dropped.1 / self.dropped.0.max(1) as f64),
+            escalated: Vec::new(),
             heads,
         }
     }

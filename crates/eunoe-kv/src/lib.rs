@@ -10,6 +10,7 @@ mod budget;
 pub mod caps;
 pub mod codecs;
 mod common;
+mod grow;
 mod plan;
 pub mod policies;
 mod profile;

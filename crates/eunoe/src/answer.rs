@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use eunoe_core::Error;
-use eunoe_engine::{Answer, Engine, FinishReason, Request, Session};
+use eunoe_engine::{Answer, Audit, Engine, FinishReason, Request, Session};
 use eunoe_model::chat::Message;
 use serde::Serialize;
 
@@ -25,6 +25,9 @@ pub struct Report {
     pub timing: Timing,
     /// What was kept and what was forgotten.
     pub memory: Bill,
+    /// What forgetting cost, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
     /// One entry per token, where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<Step>>,
@@ -98,6 +101,7 @@ impl Report {
             usage: Usage { prompt_tokens, completion_tokens: answer.tokens.len() },
             timing,
             memory: session.bill(),
+            audit: None,
         }
     }
 }
@@ -107,16 +111,22 @@ impl Report {
 /// # Errors
 /// The template's own complaint.
 pub fn prompt_tokens(engine: &Engine, system: Option<&str>, text: &str, raw: bool) -> Result<Vec<u32>> {
-    let template = engine.template.as_ref().filter(|_| !raw);
-    let rendered = match template {
+    Ok(engine.tokenizer.encode_prompt(&prompt_text(engine, system, text, raw)?))
+}
+
+/// One user's message in the model's template, or the text alone.
+///
+/// # Errors
+/// The template's own complaint.
+pub fn prompt_text(engine: &Engine, system: Option<&str>, text: &str, raw: bool) -> Result<String> {
+    Ok(match engine.template.as_ref().filter(|_| !raw) {
         Some(template) => {
             let system = system.map(|system| Message::new("system", system));
             let messages: Vec<_> = system.into_iter().chain([Message::new("user", text)]).collect();
             template.render(&messages, true)?
         }
         None => text.to_owned(),
-    };
-    Ok(engine.tokenizer.encode_prompt(&rendered))
+    })
 }
 
 /// Reads tokens with a bar; gives the seconds it took.

@@ -10,6 +10,10 @@ pub fn render(bill: &Bill) -> String {
     if bill.plan_asked != bill.plan_used {
         lines.push(format!("asked    {}", bill.plan_asked));
     }
+    for rung in &bill.escalated {
+        let (peak, risk) = (bytes(rung.peak_bytes), 100.0 * rung.risk);
+        lines.push(format!("before   {} ({peak}): not trusted, risk {risk:.0} %", rung.plan));
+    }
     lines.push(format!("memory   {}", memory(bill)));
     lines.push(format!("kept     {}", kept(bill)));
     lines.push(format!("forgot   {}", forgotten(bill)));
@@ -117,7 +121,9 @@ mod tests {
             evicted: 5000,
             cold: 0,
             attended: 0.5,
+            attended_tokens: 1000.0,
             mass_evicted: Some(0.125),
+            escalated: Vec::new(),
             heads: vec![head(0, 0, 1000), head(0, 1, 2000), head(1, 0, 128)],
         }
     }
@@ -156,6 +162,13 @@ meaning  the answer is that of full memory
             let rounded = render(&Bill { plan_used: format!("full | {codec} @ 50%"), ..bill.clone() });
             assert!(rounded.contains(&format!("full memory, up to the rounding of {codec}\n")), "{rounded}");
         }
+    }
+
+    #[test]
+    fn smaller_memories_that_were_not_trusted_are_told() {
+        let rung = eunoe_engine::Rung { plan: "a2sf @ 512KiB".into(), peak_bytes: 512 << 10, risk: 0.625 };
+        let text = render(&Bill { escalated: vec![rung], ..made_up() });
+        assert!(text.contains("\nbefore   a2sf @ 512KiB (512.0 KiB): not trusted, risk 62 %\nmemory "), "{text}");
     }
 
     #[test]

@@ -61,6 +61,9 @@ enum Command {
     Plan(commands::plan::Args),
     Bench(commands::bench::Args),
     Probe(commands::probe::Args),
+    Eval(commands::eval::Args),
+    Audit(commands::audit::Args),
+    Report(commands::report::Args),
 }
 
 impl Cli {
@@ -88,6 +91,9 @@ impl Cli {
             Command::Plan(args) => commands::plan::run(&args, &ctx),
             Command::Bench(args) => commands::bench::run(&args, &ctx),
             Command::Probe(args) => commands::probe::run(&args, &ctx),
+            Command::Eval(args) => commands::eval::run(&args, &ctx),
+            Command::Audit(args) => commands::audit::run(&args, &ctx),
+            Command::Report(args) => commands::report::run(&args, &ctx),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod context;
 pub mod docs;
+mod eval;
 mod fail;
 pub mod home;
 pub mod interrupt;

@@ -69,6 +69,11 @@ pub fn sha256(file: &Path) -> Result<String> {
     File::open(file).and_then(|mut open| sha256_of(&mut open)).with_context(|| cannot("read", file))
 }
 
+/// SHA-256 of bytes, likewise.
+pub(crate) fn sha256_of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 fn sha256_of(open: &mut File) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     let mut block = vec![0; 1 << 18];

@@ -3,13 +3,26 @@
 use super::tree::Tree;
 
 /// A crate's folder and the crates of ours that it may use, development dependencies included.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("crates/eunoe-core", &[]),
     ("crates/eunoe-kernels", &["eunoe-core"]),
     ("crates/eunoe-kv", &["eunoe-core"]),
     ("crates/eunoe-model", &["eunoe-core", "eunoe-kernels"]),
     ("crates/eunoe-engine", &["eunoe-core", "eunoe-kernels", "eunoe-kv", "eunoe-model"]),
-    ("crates/eunoe", &["eunoe-core", "eunoe-kernels", "eunoe-kv", "eunoe-model", "eunoe-engine"]),
+    ("crates/eunoe-tasks", &["eunoe-core"]),
+    ("crates/eunoe-report", &["eunoe-core"]),
+    (
+        "crates/eunoe",
+        &[
+            "eunoe-core",
+            "eunoe-kernels",
+            "eunoe-kv",
+            "eunoe-model",
+            "eunoe-engine",
+            "eunoe-tasks",
+            "eunoe-report",
+        ],
+    ),
     ("xtask", &["eunoe"]),
 ];
 

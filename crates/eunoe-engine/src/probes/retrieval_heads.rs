@@ -11,6 +11,7 @@
 //! * Oracle:   each score on attention written down; in `tests/probes.rs` a model whose heads look a fixed distance
 //!   back, so that the scores of each, and what is left without the copying one, are known
 
+use crate::dense::attend;
 use crate::engine::{Engine, GoOn};
 use crate::layout::Length;
 use eunoe_core::{Card, Error, Result, Shelf};
@@ -261,31 +262,6 @@ fn look<const N: usize>(
     let (count, q, k) = (tokens.len(), Vec::new(), Vec::new());
     let written = read(engine, tokens, rows, &mut Layers { global, count, rows: rows.clone(), q, k, done })?;
     Ok((sums, written))
-}
-
-/// Writes the attention of one row and head to its keys; `attn` is as long as there are keys, and sums to 1.
-fn attend(c: &Config, head: usize, q: &[f32], k: &[f32], attn: &mut [f32]) {
-    let (d, width) = (c.head_dim, c.kv_heads * c.head_dim);
-    let kv = head / (c.heads / c.kv_heads);
-    let q = &q[head * d..][..d];
-    let mut peak = f32::NEG_INFINITY;
-    for (j, score) in attn.iter_mut().enumerate() {
-        let key = &k[j * width + kv * d..][..d];
-        let mut sums = [0.0; 16];
-        for (q, k) in q.as_chunks::<16>().0.iter().zip(key.as_chunks::<16>().0) {
-            for i in 0..16 {
-                sums[i] += q[i] * k[i];
-            }
-        }
-        *score = c.attn_scale * sums.iter().sum::<f32>();
-        peak = peak.max(*score);
-    }
-    let mut sum = 0.0;
-    for score in attn.iter_mut() {
-        *score = (*score - peak).exp();
-        sum += *score;
-    }
-    attn.iter_mut().for_each(|p| *p /= sum);
 }
 
 /// Calls `each(row, attention)` for every head and wanted row, heads side by side; adds up what it gives per head.

@@ -1,4 +1,4 @@
-//! `eunoe list`: models and methods.
+//! `eunoe list`: models, methods and tasks.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -9,11 +9,12 @@ use crate::home::Home;
 use crate::models::MODELS;
 use crate::{docs, out, units};
 
-/// List models, or the methods that may stand in a memory plan
+/// List models, the methods of every shelf, or the tasks that an evaluation asks
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   eunoe list                   models, and where those that were pulled lie
-  eunoe list methods           policies, allocators and codecs
+  eunoe list methods           policies, allocators, codecs, probes and tasks
+  eunoe list tasks             what `eunoe eval --tasks` takes
   eunoe list methods --json")]
 pub struct Args {
     /// What to list
@@ -25,8 +26,10 @@ pub struct Args {
 enum What {
     /// Models that `eunoe pull` knows
     Models,
-    /// Policies, allocators and codecs
+    /// Policies, allocators, codecs, probes and tasks
     Methods,
+    /// Tasks and groups of tasks
+    Tasks,
 }
 
 #[derive(Serialize)]
@@ -44,6 +47,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     match args.what {
         What::Models => models(ctx, &Home::from_env()?),
         What::Methods => methods(ctx),
+        What::Tasks => tasks(ctx),
     }
 }
 
@@ -61,11 +65,28 @@ fn models(ctx: &Context, home: &Home) -> Result<()> {
 }
 
 fn methods(ctx: &Context) -> Result<()> {
-    let cards = eunoe_engine::methods();
+    let cards = docs::cards();
     if ctx.json {
         return out::json(&cards);
     }
     let rows: Vec<_> =
         cards.iter().map(|c| [docs::shelf(c.shelf).into(), c.id.into(), c.idea.into()]).collect();
+    out::text(&out::columns(&rows))
+}
+
+#[derive(Serialize)]
+struct TaskRow {
+    id: &'static str,
+    name: &'static str,
+}
+
+fn tasks(ctx: &Context) -> Result<()> {
+    let groups = eunoe_tasks::GROUPS.iter().map(|group| (group.id, group.name, "a group"));
+    let tasks = eunoe_tasks::LIST.iter().map(|task| task.card());
+    let all = groups.chain(tasks.map(|card| (card.id, card.name, card.idea)));
+    if ctx.json {
+        return out::json(&all.map(|(id, name, _)| TaskRow { id, name }).collect::<Vec<_>>());
+    }
+    let rows: Vec<_> = all.map(|(id, name, idea)| [id.into(), name.into(), idea.into()]).collect();
     out::text(&out::columns(&rows))
 }

@@ -1,14 +1,17 @@
 //! One file per command: its arguments and `run`.
 
+pub mod audit;
 pub mod bench;
 pub mod chat;
 pub mod demo;
+pub mod eval;
 pub mod list;
 pub mod logits;
 pub mod options;
 pub mod plan;
 pub mod probe;
 pub mod pull;
+pub mod report;
 pub mod rm;
 pub mod run;
 pub mod score;

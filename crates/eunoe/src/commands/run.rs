@@ -3,14 +3,19 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use eunoe_engine::{FinishReason, Length, Request};
+use eunoe_engine::{
+    Answer, AuditSettings, Engine, FinishReason, Length, Request, Rung, Session, Subject, Verdict, full_bytes,
+};
+use eunoe_kv::{Budget, Plan};
 
+use super::audit;
 use super::options::{MemoryOption, ModelOption, PlanOption, SamplingOptions};
 use crate::answer::{self, Report, Timing};
 use crate::context::Context;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Interrupted};
 use crate::{bill, memory, open, out};
 
 /// Answer a prompt inside a memory plan, and print what was forgotten
@@ -21,6 +26,7 @@ use crate::{bill, memory, open, out};
 #[command(after_help = "Examples:
   eunoe run -m smollm2-135m 'Why is the sky blue?'
   eunoe run -m smollm2-135m --kv 'a2sf @ 1024tok' --file report.txt 'What was decided?'
+  eunoe run -m smollm2-135m --kv 'a2sf @ 12.5%' --escalate --file report.txt 'What was decided?'
   cat report.txt | eunoe run -m smollm2-135m --kv 'snapkv @ 25%' --json -")]
 pub struct Args {
     #[command(flatten)]
@@ -57,6 +63,17 @@ pub struct Args {
     #[arg(long)]
     pub(crate) raw: bool,
 
+    /// Read the text under full memory too, and tell what the forgetting cost
+    #[arg(long)]
+    pub(crate) audit: bool,
+
+    /// Where the answer is not to be trusted, answer again with twice the memory, up to all (within --memory)
+    ///
+    /// Trust comes from the answer's own probabilities and from sentences planted in a copy of the prompt: full memory is
+    /// not read for it. The answer is printed once it is final, and the bill has what was tried before.
+    #[arg(long)]
+    pub(crate) escalate: bool,
+
     /// The prompt; `-` reads standard input
     #[arg(value_name = "PROMPT")]
     pub(crate) prompt: String,
@@ -67,6 +84,9 @@ pub struct Args {
 /// # Errors
 /// No text, a model that cannot be opened, a plan that does not hold the text, or an interruption.
 pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+    if args.escalate && args.plan.kv.is_none() {
+        bail!("--escalate begins with a plan: give one with --kv, e.g. `--kv 'a2sf @ 12.5%'`");
+    }
     if args.logprobs.is_some() && !ctx.json {
         bail!("--logprobs is printed as JSON only: add --json");
     }
@@ -79,41 +99,152 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         }
         eprintln!("note: this model has no chat template; the text is read as it is");
     }
-    let prompt = answer::prompt_tokens(&engine, args.system.as_deref(), &text, args.raw)?;
-    let length = length(prompt.len(), args.tokens)?;
-    let plan = memory::choose(
-        &engine,
-        &args.model.model,
-        args.plan.asked(&args.model)?.as_ref(),
-        length,
-        args.memory.memory,
-    )?;
-    let mut session = engine.session(&plan, length)?;
+    let prompt = answer::prompt_text(&engine, args.system.as_deref(), &text, args.raw)?;
+    let tokens = engine.tokenizer.encode_prompt(&prompt);
+    let length = length(tokens.len(), args.tokens)?;
+    let asked = args.plan.asked(&args.model)?;
+    if args.audit {
+        audit::holds_full(&engine, length, args.memory.memory)?;
+    }
+    let plan = memory::choose(&engine, &args.model.model, asked.as_ref(), length, args.memory.memory)?;
     let request = Request {
         max_tokens: args.tokens as usize,
         sampling: args.sampling.rule(),
         stop: args.stop.clone(),
-        log_probs: args.logprobs.map(|k| k as usize),
+        log_probs: args.logprobs.map(|k| k as usize).or(args.escalate.then_some(0)),
     };
     request.sampling.check()?;
-    let prefill_s = answer::read(&engine, &mut session, &prompt, &interrupt)?;
-    let mut stream = Stream { json: ctx.json, open: false };
-    let written =
-        answer::write(&engine, &mut session, &prompt, &request, &interrupt, &mut |piece| stream.piece(piece));
-    if stream.open {
-        out::text("\n")?;
+    let text = Prompt { text: &prompt, tokens: &tokens, length };
+    let run = Run { engine: &engine, args, ctx, prompt: text, request, interrupt: &interrupt };
+    let (plan, mut answered, before) = if args.escalate { run.escalate(plan)? } else { run.once(plan)? };
+    if args.logprobs.is_none() {
+        answered.answer.log_probs.clear();
     }
-    let (answer, decode_s) = written?;
-    let report = Report::new(&engine, &session, answer, prompt.len(), Timing { prefill_s, decode_s });
+    let made = answered.answer.tokens.clone();
+    let mut report =
+        Report::new(&engine, &answered.session, answered.answer, tokens.len(), answered.timing);
+    report.memory.peak_bytes =
+        before.iter().map(|rung| rung.peak_bytes).fold(report.memory.peak_bytes, u64::max);
+    report.memory.escalated = before;
+    drop(answered.session);
+    if args.audit {
+        let settings = AuditSettings { seed: args.sampling.seed, ..AuditSettings::default() };
+        let subject =
+            Subject { prompt: &prompt, tokens: &tokens, answer: &made, longest: length.longest };
+        report.audit = Some(audit::look(&engine, &plan, &subject, &settings, &interrupt)?);
+    }
     if ctx.json {
         return out::json(&report);
     }
-    eprint!("\n{}{}", bill::render(&report.memory), pace(&report));
+    let audited = report.audit.as_ref().map_or_else(String::new, audit::render);
+    eprint!("\n{}{}{audited}", bill::render(&report.memory), pace(&report));
     Ok(())
 }
 
+/// What is read.
+#[derive(Clone, Copy)]
+struct Prompt<'a> {
+    text: &'a str,
+    tokens: &'a [u32],
+    length: Length,
+}
+
+/// One request.
+struct Run<'a> {
+    engine: &'a Engine,
+    args: &'a Args,
+    ctx: &'a Context,
+    prompt: Prompt<'a>,
+    request: Request,
+    interrupt: &'a Interrupt,
+}
+
+/// An answer under one plan.
+struct Answered {
+    session: Session,
+    answer: Answer,
+    timing: Timing,
+}
+
+impl Run<'_> {
+    /// Under one plan, printed as it comes.
+    fn once(&self, plan: Plan) -> Result<(Plan, Answered, Vec<Rung>)> {
+        let mut stream = Stream { json: self.ctx.json, open: false };
+        let answered = self.answer(&plan, &mut stream);
+        if stream.open {
+            out::text("\n")?;
+        }
+        Ok((plan, answered?, Vec::new()))
+    }
+
+    /// Under one plan after the other, each with twice the memory, until an answer is trusted or no more may be used.
+    fn escalate(&self, mut plan: Plan) -> Result<(Plan, Answered, Vec<Rung>)> {
+        let (config, length) = (self.engine.config(), self.prompt.length);
+        let (mut before, mut spent) = (Vec::new(), Timing { prefill_s: 0.0, decode_s: 0.0 });
+        let (answered, allowed) = (&mut None, memory::allowed(self.args.memory.memory)?);
+        let done = loop {
+            let answered = answered.insert(self.answer(&plan, &mut Stream { json: true, open: false })?);
+            spent.prefill_s += answered.timing.prefill_s;
+            spent.decode_s += answered.timing.decode_s;
+            let start = Instant::now();
+            let risk = self.risk(&plan, answered)?;
+            spent.prefill_s += start.elapsed().as_secs_f64();
+            if Verdict::of(risk) == Verdict::Harmless {
+                break plan;
+            }
+            let larger = plan.grown(length.longest, full_bytes(config, length.longest))?;
+            let fits = |plan: &Plan| {
+                memory::fits(config, plan, length, self.engine.default_codec(), allowed).is_ok()
+            };
+            let Some(larger) = larger.filter(fits) else { break plan };
+            let bill = answered.session.bill();
+            before.push(Rung { plan: bill.plan_used, peak_bytes: bill.peak_bytes, risk });
+            plan = larger;
+        };
+        let Some(mut answered) = answered.take() else { bail!("nothing was answered") };
+        answered.timing = spent;
+        if !self.ctx.json {
+            out::line(&answered.answer.text)?;
+        }
+        Ok((done, answered, before))
+    }
+
+    fn answer(&self, plan: &Plan, stream: &mut Stream) -> Result<Answered> {
+        let Prompt { tokens, length, .. } = self.prompt;
+        let mut session = self.engine.session(plan, length)?;
+        let prefill_s = answer::read(self.engine, &mut session, tokens, self.interrupt)?;
+        let on_text = &mut |piece: &str| stream.piece(piece);
+        let written =
+            answer::write(self.engine, &mut session, tokens, &self.request, self.interrupt, on_text);
+        let (answer, decode_s) = written?;
+        Ok(Answered { session, answer, timing: Timing { prefill_s, decode_s } })
+    }
+
+    /// Chance that full memory would have answered right where this did not.
+    fn risk(&self, plan: &Plan, answered: &Answered) -> Result<f64> {
+        let bill = answered.session.bill();
+        let log_probs: Vec<f64> =
+            answered.answer.log_probs.iter().map(|step| f64::from(step.logprob)).collect();
+        let gone = (bill.evicted + bill.cold) as f64 / bill.seen.max(1) as f64;
+        let plan = match bill.budget_bytes {
+            Some(bytes) if plan.budget.is_some() => {
+                Plan { budget: Some(Budget::Bytes(bytes)), ..plan.clone() }
+            }
+            _ => plan.clone(),
+        };
+        let hearing = self.interrupt.hear();
+        let asked = &mut |_: usize| !self.interrupt.asked();
+        let outlook = self.engine.outlook(&plan, self.prompt.text, &log_probs, gone, asked);
+        drop(hearing);
+        match outlook {
+            Err(eunoe_core::Error::Interrupted) => Err(Interrupted("while escalating".into()).into()),
+            outlook => Ok(outlook?.risk),
+        }
+    }
+}
+
 /// Room for a prompt and an answer.
-fn length(prompt: usize, answer: u32) -> Result<Length> {
+pub(crate) fn length(prompt: usize, answer: u32) -> Result<Length> {
     let prompt = u32::try_from(prompt).context("the prompt has more tokens than can be counted")?;
     if prompt == 0 {
         bail!("the prompt has no tokens");

@@ -1,0 +1,138 @@
+//! Sentences planted in a copy of the prompt: whether a memory still has them at its end.
+
+use super::divergence::likeliest;
+use crate::engine::{Engine, GoOn};
+use crate::layout::Length;
+use crate::score::count;
+use eunoe_core::{Error, Result};
+use eunoe_kv::Plan;
+use eunoe_model::tokenizer::Tokenizer;
+use serde::Serialize;
+
+const COLOURS: [&str; 12] = [
+    "amber", "copper", "crimson", "ivory", "jade", "lilac", "ochre", "olive", "pearl", "scarlet", "teal",
+    "violet",
+];
+const THINGS: [&str; 12] = [
+    "anchor", "basket", "candle", "drum", "feather", "hammer", "kettle", "lantern", "mirror", "saddle",
+    "trumpet", "wheel",
+];
+
+/// Planted sentences, and which memories still have them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Canaries {
+    /// How many were planted.
+    pub planted: usize,
+    /// How many full memory repeats.
+    pub full: usize,
+    /// How many the plan repeats.
+    pub plan: usize,
+    /// Share of those that full memory repeats which the plan repeats too; 1 where it repeats none.
+    pub survived: f64,
+}
+
+impl Canaries {
+    pub(super) fn new(full: &[bool], plan: &[bool]) -> Self {
+        let count = |of: &[bool]| of.iter().filter(|has| **has).count();
+        let both = full.iter().zip(plan).filter(|(f, p)| **f && **p).count();
+        let survived = if count(full) == 0 { 1.0 } else { both as f64 / count(full) as f64 };
+        Self { planted: full.len(), full: count(full), plan: count(plan), survived }
+    }
+}
+
+/// A prompt with sentences planted in it, and the sentences again as they are recited.
+pub(super) struct Planted {
+    pub(super) tokens: Vec<u32>,
+    recital: Vec<u32>,
+    /// Rows of the recital that write the secret tokens of each sentence: row `r` writes token `r + 1`.
+    secrets: Vec<Vec<usize>>,
+}
+
+/// Plants `count` sentences between those of a prompt, evenly over it.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a tokenizer that cannot spell them.
+pub(super) fn plant(t: &Tokenizer, prompt: &str, count: usize, seed: u64) -> Result<Planted> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut colours, mut things) = (COLOURS, THINGS);
+    random.shuffle(&mut colours);
+    random.shuffle(&mut things);
+    let (mut text, mut copied) = (String::new(), 0);
+    let mut planted = Planted { tokens: Vec::new(), recital: Vec::new(), secrets: Vec::new() };
+    for (i, (colour, thing)) in colours.iter().zip(things).take(count).enumerate() {
+        let opening = format!("The code of the {colour} {thing} is");
+        let sentence = format!("{opening} {}.", random.u32(1000..10_000));
+        let at = sentence_end(prompt, prompt.len() * (i + 1) / (count + 1)).max(copied);
+        text += &format!("{} {sentence}", &prompt[copied..at]);
+        copied = at;
+        planted.recite(t, &opening, &sentence)?;
+    }
+    text += &prompt[copied..];
+    planted.tokens = t.encode_prompt(&text);
+    Ok(planted)
+}
+
+impl Planted {
+    fn recite(&mut self, t: &Tokenizer, opening: &str, sentence: &str) -> Result<()> {
+        let (opening, whole) = (t.encode(opening), t.encode(sentence));
+        if !whole.starts_with(&opening) || whole.len() < opening.len() + 2 {
+            return Err(Error::Unsupported(format!("the model's tokenizer cannot spell `{sentence}`")));
+        }
+        let start = self.recital.len();
+        // the full stop is no secret
+        self.secrets.push((start + opening.len() - 1..start + whole.len() - 2).collect());
+        self.recital.extend(whole);
+        self.recital.extend(t.encode("\n"));
+        Ok(())
+    }
+}
+
+/// Where the first sentence or line ends at or after byte `at`; the last place before it where a character ends, if none.
+fn sentence_end(text: &str, at: usize) -> usize {
+    let at = (0..=at.min(text.len())).rfind(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let rest = &text[at..];
+    let ends = [". ", ".\n", "\n"].iter().filter_map(|end| Some(rest.find(end)? + end.trim_end().len()));
+    at + ends.min().unwrap_or(0)
+}
+
+impl Engine {
+    /// Which planted sentences a memory repeats, each given its beginning.
+    pub(super) fn recites(&self, plan: &Plan, planted: &Planted, go_on: GoOn<'_>) -> Result<Vec<bool>> {
+        let Planted { tokens, recital, secrets } = planted;
+        let (rows, vocab) = (secrets.concat(), self.config().vocab);
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let length = Length { prompt: count(tokens.len())?, longest: count(tokens.len() + recital.len())? };
+        let mut session = self.session(plan, length)?;
+        self.read(&mut session, tokens, go_on)?;
+        let streams = self.read_streams(&mut session, recital, &rows, &mut |n| go_on(tokens.len() + n))?;
+        let logits = self.model.logits(&streams);
+        let mut writes = logits
+            .chunks_exact(vocab)
+            .zip(&rows)
+            .map(|(logits, row)| likeliest(logits) == Some(recital[row + 1] as usize));
+        Ok(secrets.iter().map(|rows| writes.by_ref().take(rows.len()).fold(true, |all, w| all & w)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_are_planted_where_others_end() {
+        assert_eq!(sentence_end("One two. Three.", 2), 8);
+        assert_eq!(sentence_end("One\ntwo", 1), 3);
+        assert_eq!(sentence_end("no end", 3), 3);
+        assert_eq!(sentence_end("ää", 1), 0);
+        assert_eq!(sentence_end("end.", 99), 4);
+    }
+
+    #[test]
+    fn survival_is_told_of_what_full_memory_has() {
+        let canaries = Canaries::new(&[true, true, false, true], &[true, false, true, false]);
+        assert_eq!(canaries, Canaries { planted: 4, full: 3, plan: 2, survived: 1.0 / 3.0 });
+        assert_eq!(Canaries::new(&[false], &[false]).survived, 1.0);
+    }
+}

@@ -1,0 +1,88 @@
+//! Every task by itself.
+
+use eunoe_core::Result;
+
+use crate::units::{count, p, percent, score, signed};
+use crate::{FULL, Row};
+
+use super::data::Data;
+use super::parts::{Cell, Group, Section, Table, groups};
+
+/// More lines than this and tables are folded.
+const MANY: usize = 40;
+
+pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
+    if data.tasks.is_empty() {
+        return Ok(None);
+    }
+    let intro = [
+        "Score: mean over items, 0 to 1, with its 95 % interval. To full: mean difference to full memory on the same items, with \
+         its 95 % interval; ▼ and ▲ mark differences whose interval leaves out 0."
+            .to_string(),
+    ];
+    let folds = data.tasks.len() * data.plans.len() > MANY;
+    let group = |(at, task): (usize, &&str)| Group {
+        title: task.to_string(),
+        note: note(data, task),
+        folds,
+        open: at == 0,
+        table: Some(table(data, task)),
+        ..Group::default()
+    };
+    let made: Vec<Group> = data.tasks.iter().enumerate().map(group).collect();
+    groups("tasks", "Task by task", &intro, &made)
+}
+
+/// What the ceiling says about this task.
+fn note(data: &Data<'_>, task: &str) -> String {
+    let near = |length: &&usize| data.row(FULL, task, **length).is_some_and(|row| row.near_chance == Some(true));
+    let near: Vec<String> = data.lengths.iter().filter(near).map(|length| count(*length)).collect();
+    if near.is_empty() {
+        return String::new();
+    }
+    format!("Not used to rank at {} tokens: the full-memory score may be no better than guessing.", near.join(", "))
+}
+
+fn table(data: &Data<'_>, task: &str) -> Table {
+    let mut table = Table::new(format!("{task}: score and difference to full memory"), &["Plan"]);
+    for length in &data.lengths {
+        let at = format!("{} tokens", count(*length));
+        table.columns.extend([format!("{at}: score"), format!("{at}: to full"), format!("{at}: n")]);
+    }
+    for (plan, name) in data.plans.iter().enumerate() {
+        let mut line = vec![data.name(plan)];
+        for length in &data.lengths {
+            line.extend(cells(data.row(name, task, *length)));
+        }
+        table.lines.push(line);
+    }
+    table
+}
+
+/// Score, difference, items.
+fn cells(row: Option<&Row>) -> [Cell; 3] {
+    let Some(row) = row else {
+        return [Cell::num("–"), Cell::num("–"), Cell::num("0")];
+    };
+    let [low, high] = row.score_ci.map(score);
+    let flag = if row.near_chance == Some(true) { "faint" } else { "" };
+    let diff = match (row.diff, row.ci) {
+        _ if row.plan == FULL => Cell::num("ceiling"),
+        (Some(diff), Some([low, high])) => {
+            let (mark, class) = match (low > 0.0, high < 0.0) {
+                (true, _) => (" ▲", "up"),
+                (_, true) => (" ▼", "down"),
+                _ => ("", ""),
+            };
+            let p = row.p.map(|value| format!(", {}", p(value))).unwrap_or_default();
+            Cell::num(format!("{}{mark}", signed(diff))).sub(format!("{} to {}{p}", signed(low), signed(high))).class(class)
+        }
+        _ => Cell::num("–"),
+    };
+    let same = row.same_as_full.filter(|_| row.plan != FULL).map(|same| format!("{} same answer", percent(same)));
+    [
+        Cell::num(score(row.score)).sub(format!("{low} to {high}")).class(flag),
+        diff,
+        Cell::num(count(row.n)).sub(same.unwrap_or_default()),
+    ]
+}

@@ -1,0 +1,110 @@
+//! Numbers, written for people.
+
+/// Bytes in the largest binary unit that keeps at least one whole: `22.5 MiB`.
+pub(crate) fn bytes(bytes: f64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1023.5 {
+        return format!("{bytes:.0} B");
+    }
+    let mut value = bytes / 1024.0;
+    let mut unit = 0;
+    // 1023.95 and more would round to `1024.0`.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Digits in groups of three: `32,768`.
+pub(crate) fn count(count: usize) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `1 item`, `2 items`.
+pub(crate) fn counted(n: usize, one: &str) -> String {
+    format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// A share as a percentage, one decimal below 10 %.
+pub(crate) fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    let places = if percent.abs() < 9.95 && percent.round() != percent { 1 } else { 0 };
+    minus(format!("{percent:.places$} %"))
+}
+
+/// A score with two decimals.
+pub(crate) fn score(score: f64) -> String {
+    minus(format!("{score:.2}"))
+}
+
+/// A difference with its sign: `−0.12`, `+0.03`, `0.00`.
+pub(crate) fn signed(value: f64) -> String {
+    match score(value).as_str() {
+        "0.00" | "−0.00" => "0.00".to_string(),
+        text if value > 0.0 => format!("+{text}"),
+        text => text.to_string(),
+    }
+}
+
+/// Seconds with two to three digits, minutes from 100 s on.
+pub(crate) fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.001 => format!("{:.0} µs", s * 1e6),
+        s if s < 0.1 => format!("{:.0} ms", s * 1e3),
+        s if s < 1.0 => format!("{s:.2} s"),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 100.0 => format!("{s:.0} s"),
+        s => format!("{:.0} min", s / 60.0),
+    }
+}
+
+/// A number of no known unit with about three digits.
+pub(crate) fn number(value: f64) -> String {
+    let size = value.abs();
+    minus(match size {
+        0.0 => "0".to_string(),
+        s if !(1e-3..1e6).contains(&s) => format!("{value:.2e}"),
+        s if s >= 100.0 => format!("{value:.0}"),
+        s if s >= 10.0 => format!("{value:.1}"),
+        s if s >= 0.1 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    })
+}
+
+/// A p value.
+pub(crate) fn p(p: f64) -> String {
+    if p < 0.001 { "p < 0.001".to_string() } else { format!("p = {p:.3}") }
+}
+
+/// A real minus sign in place of the hyphen.
+fn minus(text: String) -> String {
+    text.replace('-', "−")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_with_sensible_digits() {
+        assert_eq!((bytes(23_592_960.0).as_str(), bytes(1023.0).as_str()), ("22.5 MiB", "1023 B"));
+        assert_eq!((bytes(1024.0).as_str(), bytes(1_048_575.0).as_str()), ("1.0 KiB", "1.0 MiB"));
+        assert_eq!([count(0), count(999), count(32_768), count(1_000_000)], ["0", "999", "32,768", "1,000,000"]);
+        assert_eq!([counted(1, "item"), counted(2, "item")], ["1 item", "2 items"]);
+        assert_eq!([percent(0.125), percent(0.0625), percent(0.05), percent(1.0)], ["12 %", "6.2 %", "5 %", "100 %"]);
+        assert_eq!([signed(-0.123), signed(0.031), signed(-0.001), signed(0.0)], ["−0.12", "+0.03", "0.00", "0.00"]);
+        assert_eq!([seconds(0.0004), seconds(0.05), seconds(0.5), seconds(5.0)], ["400 µs", "50 ms", "0.50 s", "5.0 s"]);
+        assert_eq!([seconds(50.0), seconds(300.0)], ["50 s", "5 min"]);
+        assert_eq!([number(0.0), number(1234.0), number(0.01234), number(-2.5)], ["0", "1234", "0.0123", "−2.50"]);
+        assert_eq!([p(0.0004), p(0.0312)], ["p < 0.001", "p = 0.031"]);
+    }
+}

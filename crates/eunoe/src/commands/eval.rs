@@ -1,0 +1,513 @@
+//! `eunoe eval`: plans beside full memory on the same items, each difference with its interval.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::builder::NonEmptyStringValueParser;
+use eunoe_engine::{Arithmetic, Engine, Length, Options, full_bytes, policy_shape};
+use eunoe_kv::{Claim, Plan};
+use eunoe_report::{Machine, Manifest, ModelInfo, Row, SourceFile};
+use eunoe_tasks::{GROUPS, LIST, Sources, Task};
+use serde::Serialize;
+
+use super::demo;
+use crate::context::Context;
+use crate::eval::{Answers, Asked, Endpoint, Folder, Work, Writer, is_address, replace};
+use crate::interrupt::Interrupt;
+use crate::nearest::nearest;
+use crate::{memory, models, open, out, profiles, pull, units};
+
+/// Measure what forgetting costs: plans beside full memory on the same items
+///
+/// Every plan answers the same items of every task at every length; `full` answers them too, as the ceiling. Each row has
+/// the score, the paired difference to full memory with a 95 % interval, whether the ceiling is near blind guessing (such a
+/// task ranks nothing), KV bytes, attended tokens and seconds.
+///
+/// Plans are compared at the same bytes: one that names no budget gets --budget. Methods that set their sizes themselves or
+/// keep everything run as they are.
+///
+/// With --out, answers are kept as they come: a run that was stopped or killed goes on with the same command, and
+/// `eunoe report DIR` makes a page of what is there. MODEL may also be the address of an OpenAI-compatible server
+/// (`http://127.0.0.1:8080/v1`), so that others are measured by the same tasks.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  eunoe eval -m smollm2-135m --tasks needle,qa_1 --lengths 2048 --kv 'snapkv;h2o;streaming_llm' --samples 20
+  eunoe eval -m smollm2-135m --tasks ruler_balanced --lengths 2048,4096 --kv 'a2sf' --budget 50%,25% --out results
+  eunoe eval -m smollm2-135m --tasks qa_1 --lengths 4096 --kv 'snapkv @ 25%' --file squad.json --file novel.txt
+  eunoe eval -m http://127.0.0.1:8080/v1 --tokenizer smollm2-135m --tasks needle --lengths 2048
+  eunoe eval -m smollm2-135m --again results/manifest.json --out twice
+`eunoe list tasks` has the tasks.")]
+pub struct Args {
+    /// A name from `eunoe list`, a `.gguf` file, or the address of an OpenAI-compatible server
+    #[arg(short, long, value_name = "MODEL")]
+    model: PathBuf,
+
+    /// Tasks or groups of tasks, such as `needle,qa_1` or `ruler`
+    #[arg(long, value_name = "T,..", value_delimiter = ',', required_unless_present = "again")]
+    tasks: Vec<String>,
+
+    /// Most tokens of prompt and answer together
+    #[arg(long, value_name = "N,..", value_delimiter = ',', required_unless_present = "again",
+          value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
+    lengths: Vec<u32>,
+
+    /// Memory plans, separated by `;`
+    #[arg(long, value_name = "PLAN;..", value_delimiter = ';', value_parser = NonEmptyStringValueParser::new())]
+    kv: Vec<String>,
+
+    /// Budgets for plans that name none; each such plan runs under each
+    #[arg(long, value_name = "B,..", value_delimiter = ',', default_value = "25%")]
+    budget: Vec<String>,
+
+    /// Items per task and length
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    samples: u32,
+
+    /// Texts and questions to make items from: plain text, SQuAD or HotpotQA JSON, JSON lines [default: built in]
+    #[arg(long, value_name = "F")]
+    file: Vec<PathBuf>,
+
+    /// Seed of the items
+    #[arg(long, value_name = "S", default_value = "0")]
+    seed: u64,
+
+    /// Audit every written answer (slower)
+    #[arg(long)]
+    audit: bool,
+
+    /// Keep answers in this folder, and go on where it left off
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Take tasks, lengths, plans, samples and seed from the manifest of another run, and make it again
+    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["tasks", "lengths", "kv", "samples", "seed", "audit"])]
+    again: Option<PathBuf>,
+
+    /// Items at a time, each with its share of the threads [default: as many as there are threads and memory for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+
+    /// Most bytes of KV memory over all items at a time [default: half of what is free]
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
+    memory: Option<u64>,
+
+    /// Of a server: the model whose tokenizer and template make the prompts
+    #[arg(long, value_name = "MODEL")]
+    tokenizer: Option<PathBuf>,
+
+    /// Of a server: what its rows are called
+    #[arg(long, value_name = "NAME", default_value = "endpoint", value_parser = NonEmptyStringValueParser::new())]
+    label: String,
+
+    /// Of a server: which of its models [default: the first]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    served: Option<String>,
+}
+
+/// What `eval --json` prints.
+#[derive(Debug, Serialize)]
+struct Printed<'a> {
+    rows: Vec<Row>,
+    out: Option<&'a Path>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Unknown tasks, plans that do not hold the lengths, files that cannot be read, another evaluation in the folder, or an
+/// interruption.
+pub fn run(args: &Args, ctx: &Context) -> Result<()> {
+    let asked = Grid::of(args)?;
+    let (sources, files) = sources(&args.file)?;
+    if let Some(of) = asked.sources.as_ref().filter(|of| **of != files) {
+        let names: Vec<&str> = of.iter().map(|file| file.name.as_str()).collect();
+        bail!("the manifest was made from other files (--file): {}", names.join(", "));
+    }
+    let interrupt = Interrupt::watch()?;
+    match args.model.to_str().filter(|model| is_address(model)) {
+        Some(base) => on_endpoint(args, ctx, base, &asked, &sources, files, &interrupt),
+        None => on_engine(args, ctx, asked, &sources, files, &interrupt),
+    }
+}
+
+/// Tasks × lengths × plans, from the command line or a manifest.
+struct Grid {
+    tasks: Vec<&'static dyn Task>,
+    lengths: Vec<usize>,
+    plans: Vec<String>,
+    samples: usize,
+    seed: u64,
+    audit: bool,
+    /// Files that a manifest names.
+    sources: Option<Vec<SourceFile>>,
+    /// Checksum of the model that a manifest names.
+    sha256: Option<String>,
+}
+
+impl Grid {
+    fn of(args: &Args) -> Result<Self> {
+        let Some(path) = &args.again else {
+            let mut lengths: Vec<usize> = args.lengths.iter().map(|n| *n as usize).collect();
+            lengths.sort_unstable();
+            lengths.dedup();
+            return Ok(Self {
+                tasks: tasks(&args.tasks)?,
+                lengths,
+                plans: args.kv.iter().map(|plan| plan.trim().to_owned()).collect(),
+                samples: args.samples as usize,
+                seed: args.seed,
+                audit: args.audit,
+                sources: None,
+                sha256: None,
+            });
+        };
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let manifest: Manifest = serde_json::from_str(&text)
+            .with_context(|| format!("`{}` is no manifest of `eunoe eval`", path.display()))?;
+        Ok(Self {
+            tasks: tasks(&manifest.tasks)?,
+            lengths: manifest.lengths,
+            plans: manifest.plans,
+            samples: manifest.samples,
+            seed: manifest.seed,
+            audit: manifest.audit,
+            sources: Some(manifest.sources),
+            sha256: manifest.model.sha256,
+        })
+    }
+}
+
+/// The tasks of these names; groups stand for theirs.
+fn tasks(names: &[String]) -> Result<Vec<&'static dyn Task>> {
+    let mut tasks: Vec<&'static dyn Task> = Vec::new();
+    for name in names.iter().map(|name| name.trim()) {
+        let group = GROUPS.iter().find(|group| group.id == name).map(|group| group.tasks);
+        for id in group.unwrap_or(&[name]) {
+            let Some(task) = eunoe_tasks::find(id) else {
+                let known = LIST.iter().map(|t| t.card().id).chain(GROUPS.iter().map(|g| g.id));
+                let near = nearest(name, known).map_or(String::new(), |near| format!(" did you mean `{near}`?"));
+                bail!("no task is called `{name}`;{near} `eunoe list tasks` has all");
+            };
+            if tasks.iter().all(|t| t.card().id != task.card().id) {
+                tasks.push(task);
+            }
+        }
+    }
+    Ok(tasks)
+}
+
+/// Texts and questions, and what they were made from.
+fn sources(files: &[PathBuf]) -> Result<(Sources, Vec<SourceFile>)> {
+    let mut read = Vec::new();
+    for path in files {
+        let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        read.push((name, bytes));
+    }
+    let named: Vec<(&str, &[u8])> = read.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let built_in = Sources::built_in(demo::TEXT)?;
+    let sources = if named.is_empty() { built_in } else { built_in.replaced_by(Sources::read(&named)?) };
+    let of = |(name, bytes): &(&str, &[u8])| SourceFile {
+        name: (*name).into(),
+        sha256: pull::sha256_of_bytes(bytes),
+    };
+    let own = SourceFile { name: "built in".into(), sha256: pull::sha256_of_bytes(demo::TEXT.as_bytes()) };
+    Ok((sources, [own].into_iter().chain(named.iter().map(of)).collect()))
+}
+
+fn on_endpoint(
+    args: &Args,
+    ctx: &Context,
+    base: &str,
+    grid: &Grid,
+    sources: &Sources,
+    files: Vec<SourceFile>,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    if !args.kv.is_empty() || args.audit {
+        bail!("a server remembers as it likes: leave out --kv and --audit");
+    }
+    let Some(of) = &args.tokenizer else {
+        bail!("prompts for a server need a tokenizer and a template: give --tokenizer MODEL");
+    };
+    let gguf = open::header(of)?;
+    let tokenizer = eunoe_model::tokenizer::Tokenizer::from_gguf(&gguf)?;
+    let template = eunoe_model::chat::ChatTemplate::from_gguf(&gguf)?;
+    let endpoint = Endpoint::connect(base, args.served.as_deref())?;
+    let writer = Writer { tokenizer: &tokenizer, template: template.as_ref() };
+    let asked = Asked {
+        tasks: grid.tasks.clone(),
+        lengths: grid.lengths.clone(),
+        samples: grid.samples,
+        seed: grid.seed,
+        sources,
+        writer,
+    };
+    let model = ModelInfo {
+        name: format!("{base} ({})", endpoint.model),
+        sha256: None,
+        layers: 0,
+        kv_heads: 0,
+        token_bytes: 0,
+        context: 0,
+    };
+    let plans = [(args.label.clone(), None)];
+    let machine = machine("", 1, 0);
+    finish(args, ctx, grid, &asked, &plans, (model, files, machine), &Answers::Endpoint(&endpoint), interrupt)
+}
+
+fn on_engine(
+    args: &Args,
+    ctx: &Context,
+    mut grid: Grid,
+    sources: &Sources,
+    files: Vec<SourceFile>,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let path = open::file(&args.model)?;
+    let sha256 = pull::sha256(&path)?;
+    if grid.sha256.as_ref().is_some_and(|of| *of != sha256) {
+        bail!("the manifest was made with another model than `{}`", args.model.display());
+    }
+    let config = eunoe_model::Config::from_gguf(&open::header(&args.model)?)?;
+    let longest = grid.lengths.iter().copied().max().unwrap_or(0);
+    if longest > config.context {
+        let window = config.context;
+        bail!("a length of {longest} tokens exceeds the model's window of {window}: full memory has no ceiling there");
+    }
+    if args.again.is_none() {
+        grid.plans = under_budgets(&grid.plans, &args.budget)?;
+    }
+    let plans = plans(&grid.plans, &args.model)?;
+    let needed = full_bytes(&config, longest as u32).saturating_mul(2);
+    let jobs = jobs(args, ctx, &path, needed)?;
+    let threads = (ctx.threads / jobs).max(1);
+    let options = Options { threads, arithmetic: Arithmetic::Fast, ..Options::default() };
+    let engines = (0..jobs).map(|_| open_one(&path, options)).collect::<Result<Vec<_>>>()?;
+    let Some(engine) = engines.first() else { bail!("no worker") };
+    for (name, plan) in plans.iter().filter_map(|(name, plan)| Some((name, plan.as_ref()?))) {
+        for length in &grid.lengths {
+            let length = Length { prompt: *length as u32 - 1, longest: *length as u32 };
+            engine.layout(plan, length).with_context(|| format!("`{name}` at {} tokens", length.longest))?;
+        }
+    }
+    let shape = policy_shape(engine.config());
+    let known = models::MODELS.iter().find(|m| m.sha256 == sha256).map(|m| m.name.to_owned());
+    let model = ModelInfo {
+        name: known.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
+        sha256: Some(sha256),
+        layers: shape.layers,
+        kv_heads: shape.kv_heads,
+        token_bytes: full_bytes(engine.config(), 1),
+        context: engine.config().context,
+    };
+    let asked = Asked {
+        tasks: grid.tasks.clone(),
+        lengths: grid.lengths.clone(),
+        samples: grid.samples,
+        seed: grid.seed,
+        sources,
+        writer: Writer { tokenizer: &engine.tokenizer, template: engine.template.as_ref() },
+    };
+    let machine = machine(&format!("{:?}", engine.model.backend.isa).to_lowercase(), jobs, threads);
+    finish(args, ctx, &grid, &asked, &plans, (model, files, machine), &Answers::Engines(&engines), interrupt)
+}
+
+fn open_one(path: &Path, options: Options) -> Result<Engine> {
+    Engine::open(path, options, &mut |_| {}).with_context(|| format!("cannot open `{}`", path.display()))
+}
+
+/// Answers what is missing, and prints the rows.
+#[allow(clippy::too_many_arguments, reason = "an evaluation is what it is")]
+fn finish(
+    args: &Args,
+    ctx: &Context,
+    grid: &Grid,
+    asked: &Asked<'_>,
+    plans: &[(String, Option<Plan>)],
+    (model, sources, machine): (ModelInfo, Vec<SourceFile>, Machine),
+    answers: &Answers<'_>,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let manifest = Manifest {
+        eunoe: env!("CARGO_PKG_VERSION").into(),
+        model,
+        plans: plans.iter().map(|(name, _)| name.clone()).collect(),
+        tasks: asked.tasks.iter().map(|t| t.card().id.into()).collect(),
+        lengths: asked.lengths.clone(),
+        samples: asked.samples,
+        seed: asked.seed,
+        audit: grid.audit,
+        sources,
+        machine,
+        first: asked.first()?,
+    };
+    let folder = match &args.out {
+        Some(dir) => Folder::open(dir, &manifest)?,
+        None => Folder::nowhere(),
+    };
+    if folder.done() > 0 {
+        eprintln!("note: {} answers are there already, the others follow", folder.done());
+    }
+    Work { asked, plans, audit: grid.audit, folder: &folder, interrupt }.run(answers)?;
+    let rows = eunoe_report::rows(&manifest, &folder.lines());
+    if let Some(dir) = &args.out {
+        replace(&dir.join("rows.json"), &(serde_json::to_string_pretty(&rows)? + "\n"))?;
+    }
+    // the ceiling is in every row; rows of its own only where it was asked for
+    let is_asked = |row: &Row| {
+        row.plan != "full" || grid.plans.is_empty() || grid.plans.iter().any(|p| p == "full")
+    };
+    let rows: Vec<Row> = rows.into_iter().filter(is_asked).collect();
+    match ctx.json {
+        true => out::json(&Printed { rows, out: args.out.as_deref() }),
+        false => out::text(&render(&rows, args.out.as_deref())),
+    }
+}
+
+/// Every plan that names no budget under each of these; methods that size themselves and `full` as they are.
+fn under_budgets(plans: &[String], budgets: &[String]) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    let (mut own, mut given) = (Vec::new(), Vec::new());
+    for text in plans {
+        let plan = Plan::parse(text)?;
+        if plan.budget.is_some() || plan.policy.card.id == "full" {
+            all.push(text.clone());
+            continue;
+        }
+        let policy = plan.make_policy(u32::MAX)?;
+        if policy.claim(0, 0, u32::MAX) != Claim::Share || policy.needs().keep.is_some() {
+            own.push(text.as_str());
+            all.push(text.clone());
+            continue;
+        }
+        given.push(text.as_str());
+        for budget in budgets {
+            let under = format!("{text} @ {}", budget.trim());
+            Plan::parse(&under)?;
+            all.push(under);
+        }
+    }
+    if !given.is_empty() {
+        eprintln!("note: {} under @ {} (--budget)", given.join(", "), budgets.join(", "));
+    }
+    if !own.is_empty() {
+        eprintln!("note: {} set their sizes themselves: compare their bytes in the table", own.join(", "));
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|plan| seen.insert(plan.clone()));
+    Ok(all)
+}
+
+/// What the plans mean; `full` comes first.
+fn plans(names: &[String], model: &Path) -> Result<Vec<(String, Option<Plan>)>> {
+    let mut plans = vec![("full".to_owned(), Some(Plan::parse("full")?))];
+    for name in names.iter().filter(|name| *name != "full") {
+        plans.push((name.clone(), Some(profiles::attach(Plan::parse(name)?, model)?)));
+    }
+    Ok(plans)
+}
+
+/// Items at a time: what was asked for, or as many as there are threads and memory for.
+fn jobs(args: &Args, ctx: &Context, model: &Path, kv_bytes: u64) -> Result<usize> {
+    let allowed = memory::allowed(args.memory)?;
+    let most = (allowed / kv_bytes.max(1)) as usize;
+    if most == 0 {
+        let (needed, allowed) = (units::bytes(kv_bytes), units::bytes(allowed));
+        bail!("an item and its copies take up to {needed} of KV memory, {allowed} may be used (--memory)");
+    }
+    if let Some(jobs) = args.jobs {
+        let jobs = usize::from(jobs);
+        if jobs > most {
+            bail!("{jobs} items at a time do not fit into {}: at most {most} (--jobs)", units::bytes(allowed));
+        }
+        return Ok(jobs);
+    }
+    // each worker holds the weights, repacked
+    let weights = fs::metadata(model).map_or(1, |m| m.len()).saturating_mul(3) / 2;
+    let fitting = (allowed / (weights + kv_bytes)).max(1) as usize;
+    Ok(ctx.threads.min(fitting).min(most))
+}
+
+/// What answers depend on, and where they were made.
+fn machine(isa: &str, jobs: usize, threads: usize) -> Machine {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let cpu = name.map_or("unknown", |(_, name)| name.trim()).to_owned();
+    Machine { cpu, isa: isa.into(), jobs, threads }
+}
+
+fn render(rows: &[Row], dir: Option<&Path>) -> String {
+    let head = ["plan", "task", "length", "n", "score", "beside full", "95 %", "KV peak", "kept", "seconds", ""];
+    let percent = |x: f64| format!("{:.1}", 100.0 * x);
+    let line = |row: &Row| {
+        let flag = match row.near_chance {
+            Some(true) => "full memory is near chance: ranks nothing",
+            _ => "",
+        };
+        let diff = row.diff.map_or_else(|| "-".into(), |d| format!("{:+.1}", 100.0 * d));
+        let ci = row.ci.map_or_else(|| "-".into(), |[lo, hi]| format!("{:+.1} … {:+.1}", 100.0 * lo, 100.0 * hi));
+        [
+            row.plan.clone(),
+            row.task.clone(),
+            row.length.to_string(),
+            row.n.to_string(),
+            percent(row.score),
+            diff,
+            ci,
+            units::bytes(row.kv_bytes),
+            row.kept.map_or_else(|| "-".into(), |kept| format!("{} %", percent(kept))),
+            format!("{:.2}", row.prefill_s + row.decode_s),
+            flag.into(),
+        ]
+    };
+    let table: Vec<[String; 11]> =
+        std::iter::once(head.map(String::from)).chain(rows.iter().map(line)).collect();
+    let next = dir.map_or_else(
+        || "\nScores in percent. Keep answers with --out DIR; `eunoe report DIR` makes a page of them.\n".into(),
+        |dir| format!("\nScores in percent. `eunoe report {}` makes a page of this.\n", dir.display()),
+    );
+    out::columns(&table) + &next
+}
+
+#[cfg(test)]
+mod tests {
+    use eunoe_kv::Budget;
+
+    use super::*;
+
+    fn names(plans: &[&str], budgets: &[&str]) -> Vec<String> {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        under_budgets(&own(plans), &own(budgets)).unwrap()
+    }
+
+    #[test]
+    fn plans_without_a_budget_run_under_each_and_the_others_as_they_are() {
+        assert_eq!(
+            names(&["full", "h2o", "a2sf @ 1MiB", "inf_llm", "full | q8"], &["50%", "64tok"]),
+            ["full", "h2o @ 50%", "h2o @ 64tok", "a2sf @ 1MiB", "inf_llm", "full | q8"]
+        );
+        assert_eq!(names(&["h2o", "h2o"], &["50%"]), ["h2o @ 50%"]);
+        assert!(under_budgets(&["h2o".into()], &["50".into()]).is_err());
+    }
+
+    #[test]
+    fn tasks_are_found_by_name_and_by_group() {
+        let ids = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            tasks(&names).map(|tasks| tasks.iter().map(|t| t.card().id).collect::<Vec<_>>())
+        };
+        let ruler = ids(&["ruler"]).unwrap();
+        assert_eq!((ruler.len(), ruler[0], ruler[12]), (13, "niah_single_1", "qa_2"));
+        assert_eq!(ids(&["needle", "qa_1", "needle"]).unwrap(), ["needle", "qa_1"]);
+        let error = ids(&["neddle"]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `needle`?"), "{error}");
+    }
+
+    #[test]
+    fn budgets_of_plans_are_percent_slots_or_bytes() {
+        let plan = Plan::parse(&names(&["h2o"], &["12.5%"])[0]).unwrap();
+        assert_eq!(plan.budget, Some(Budget::Percent(12.5)));
+    }
+}
