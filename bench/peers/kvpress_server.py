@@ -10,7 +10,8 @@ GET /health, GET /v1/models, POST /v1/completions with a string or a list of tok
 time. Special tokens in the text are read as such. The whole prompt is read under the press, question included, and
 trimmed at its end; the first token of the answer still comes from the whole prompt. `--ratio` is kvpress's
 compression_ratio, the share that is removed; `--keep` sets it for each prompt so that exactly so many slots stay. An
-answer carries `memory`: kept_share and bytes, counted on the tensors of the cache.
+answer carries `memory`: kept_share and bytes once the prompt is read, counted on the tensors of the cache as if they
+were f16 (they are f32), and the most bytes at any moment. `--press h2o` is not kvpress's, but ours by its hooks.
 
 `--check-tokens` compares token ids with ours, `--check-text` the first tokens of greedy answers, ours under `--plan`;
 they exit with 1 where something differs.
@@ -29,13 +30,15 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+# Threads that wait by spinning take ten times as long beside a busy neighbour.
+os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "passive"}
 
 import gguf
 import torch
 from kvpress import ObservedAttentionPress, SnapKVPress, StreamingLLMPress
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, DynamicCache
+
 
 @dataclass
 class SummedAttentionPress(ObservedAttentionPress):
@@ -69,7 +72,7 @@ ENDS = ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>"]
 
 
 class Refused(Exception):
-    """A request that cannot be answered: an HTTP status, a code and a message."""
+    """A request that cannot be answered, and what is said about it."""
 
     def __init__(self, message, code=None, param=None):
         super().__init__(message)
@@ -102,8 +105,8 @@ class Rival:
     """One model under one press."""
 
     def __init__(self, path, press="none", ratio=0.0, keep=None, threads=None, ends=None):
-        self.name, self.press, self.ratio, self.keep = f"{path.stem}-kvpress-{press}", press, ratio, keep
-        self.given = ends or {}
+        self.press, self.ratio, self.keep, self.given = press, ratio, keep, ends or {}
+        self.name = f"{path.stem}-kvpress-{press}" + (f"-keep-{keep}" if keep else f"-ratio-{ratio}" if ratio else "")
         if threads:
             torch.set_num_threads(threads)
         reader = gguf.GGUFReader(path)
@@ -133,7 +136,7 @@ class Rival:
         kept = int(length * (1 - ratio))
         least = sum(getattr(press, name, 0) for name in ("window_size", "n_sink", "recent", "sinks"))
         if kept <= least:
-            raise Refused(f"{self.press} keeps {kept} of {length} tokens, and more than {least} are needed", "too_short")
+            raise Refused(f"{self.press} keeps {kept} of {length} tokens, more than {least} are needed", "too_short")
         return press(self.model)
 
     @torch.inference_mode()
@@ -148,35 +151,43 @@ class Rival:
         with self.pressed(len(tokens)):
             logits = self.model(torch.tensor([tokens]), past_key_values=cache, logits_to_keep=1).logits
         memory = self.memory(cache, len(tokens)) | {"prefill_s": time.perf_counter() - start}
-        written, text, start = [], "", time.perf_counter()
-        while True:
+        written, text, reason, start = [], "", "length", time.perf_counter()
+        while len(written) < most:
             chosen = int(logits[0, -1].argmax())
             if chosen in self.ends:
-                return written, text, "stop", memory | {"decode_s": time.perf_counter() - start}
+                reason = "stop"
+                break
             written.append(chosen)
             text = self.decode(written)
             at = min((i for i in map(text.find, stop) if i >= 0), default=-1)
-            if at >= 0 or len(written) == most:
-                end = text if at < 0 else text[:at]
-                return written, end, "length" if at < 0 else "stop", memory | {"decode_s": time.perf_counter() - start}
+            if at >= 0:
+                text, reason = text[:at], "stop"
+                break
             # Without position_ids the model would go on from the number of slots that are left.
             position = torch.tensor([[len(tokens) + len(written) - 1]])
             logits = self.model(torch.tensor([[chosen]]), past_key_values=cache, position_ids=position).logits
+        memory["decode_s"] = time.perf_counter() - start
+        memory["peak_bytes"] = max(memory["peak_bytes"], f16_bytes(cache))
+        return written, text, reason, memory
 
     def memory(self, cache, length):
+        """What the tensors of the cache hold once the prompt is read, as if they were f16."""
         slots = [layer.keys.shape[1] * layer.keys.shape[2] for layer in cache.layers]
-        whole = sum(layer.keys.shape[1] * length for layer in cache.layers)
-        numbers = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
-        per_slot = numbers // sum(slots)
-        # Each layer is trimmed as soon as it has read the prompt: at the peak one is whole.
-        peak = max(sum(slots[:i]) + layer.keys.shape[1] * length for i, layer in enumerate(cache.layers))
+        whole = [layer.keys.shape[1] * length for layer in cache.layers]
+        slot_bytes = f16_bytes(cache) // sum(slots)
+        # A layer is trimmed as soon as it has read the prompt, so at the peak only one is whole.
+        peak = max(sum(slots[:i]) + whole[i] for i in range(len(slots)))
         return {
             "press": self.press,
             "kept": cache.layers[0].keys.shape[2],
-            "kept_share": sum(slots) / whole,
-            "kv_bytes_if_f16": 2 * numbers,
-            "peak_kv_bytes_if_f16": 2 * per_slot * max(peak, sum(slots)),
+            "kept_share": sum(slots) / sum(whole),
+            "kv_bytes_if_f16": f16_bytes(cache),
+            "peak_bytes": slot_bytes * peak,
         }
+
+
+def f16_bytes(cache):
+    return 2 * sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
 
 
 def answer(rival, request):
@@ -186,7 +197,8 @@ def answer(rival, request):
         if request.get(name) not in (only, None):
             raise Refused(f"`{name}` can only be {json.dumps(only)} here", param=name)
     prompt = request.get("prompt")
-    prompt = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)) else prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        prompt = prompt[0]
     if isinstance(prompt, str):
         prompt = rival.encode(prompt)
     elif not isinstance(prompt, list) or not all(isinstance(token, int) for token in prompt):
@@ -194,14 +206,14 @@ def answer(rival, request):
     stop, most = request.get("stop") or [], request.get("max_tokens")
     stop = [stop] if isinstance(stop, str) else stop
     written, text, reason, memory = rival.complete(prompt, 16 if most is None else most, stop)
-    usage = {"prompt_tokens": len(prompt), "completion_tokens": len(written), "total_tokens": len(prompt) + len(written)}
+    read, made = len(prompt), len(written)
     return {
         "id": f"cmpl-{time.time_ns():x}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": rival.name,
         "choices": [{"index": 0, "text": text, "finish_reason": reason, "logprobs": None}],
-        "usage": usage,
+        "usage": {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made},
         "memory": memory,
     }
 
@@ -223,7 +235,7 @@ def handler(rival):
 
         def do_GET(self):
             if self.path == "/v1/models":
-                model = {"id": rival.name, "object": "model", "created": 0, "owned_by": "kvpress", "context": rival.context}
+                model = {"id": rival.name, "object": "model", "created": 0, "owned_by": "kvpress"}
                 self.send(200, {"object": "list", "data": [model]})
             elif self.path == "/health":
                 self.send(200, {"status": "ok"})

@@ -32,6 +32,16 @@ def free_port():
         return one.getsockname()[1]
 
 
+def refuse_taken(port):
+    """A server that is there already would answer in place of the one that is meant."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise SystemExit(f"port {port}: {error.strerror}; name another one")
+
+
 def wait_for(url, process, seconds):
     """Until the address answers 200; gives up when the process ends or time is over."""
     end = time.monotonic() + seconds
@@ -73,8 +83,11 @@ class LlamaServer:
             self.argv += ["--threads", str(threads), "--threads-batch", str(threads)]
 
     def __enter__(self):
+        refuse_taken(self.port)
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log", errors="replace")
-        self.process = subprocess.Popen(self.argv, stdout=self.log, stderr=subprocess.STDOUT)
+        # Threads that wait by spinning take ten times as long beside a busy neighbour.
+        env = os.environ | {"OMP_WAIT_POLICY": "passive"}
+        self.process = subprocess.Popen(self.argv, stdout=self.log, stderr=subprocess.STDOUT, env=env)
         try:
             wait_for(f"http://127.0.0.1:{self.port}/health", self.process, self.seconds)
         except BaseException:
@@ -89,7 +102,7 @@ class LlamaServer:
 
 
 def kv_bytes(token_numbers, tokens, k="f16", v="f16"):
-    """Bytes of so many tokens; `token_numbers`: keys of one token over all layers and KV heads, as many as its values."""
+    """Bytes of so many tokens, each with `token_numbers` numbers in its keys and as many in its values."""
     return token_numbers // 32 * (BLOCK_BYTES[k] + BLOCK_BYTES[v]) * tokens
 
 

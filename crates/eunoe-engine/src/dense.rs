@@ -25,7 +25,7 @@ impl Mass {
     fn share(&self, held: &Held, of: f64, counts: impl Fn(bool) -> bool) -> f64 {
         let strips = self.strips.iter().zip(held);
         let on = strips.flat_map(|(mass, held)| mass.iter().zip(held)).filter(|(_, held)| counts(**held));
-        on.map(|(mass, _)| f64::from(*mass)).sum::<f64>() / of.max(f64::MIN_POSITIVE)
+        on.fold(0.0, |sum, (mass, _)| sum + f64::from(*mass)) / of.max(f64::MIN_POSITIVE)
     }
 
     /// Share of all attention that falls on what is no longer held.

@@ -13,11 +13,14 @@ const PROMPT: usize = 200;
 const ANSWER: usize = 9;
 
 fn audit(engine: &Engine, plan_text: &str, samples: usize) -> Audit {
+    audit_as(engine, plan_text, AuditSettings { samples, ..AuditSettings::default() })
+}
+
+fn audit_as(engine: &Engine, plan_text: &str, settings: AuditSettings) -> Audit {
     let whole = text(PROMPT + ANSWER);
     let (tokens, answer) = whole.split_at(PROMPT);
     let prompt = engine.tokenizer.decode(tokens);
     let subject = Subject { prompt: &prompt, tokens, answer, longest: (PROMPT + ANSWER) as u32 };
-    let settings = AuditSettings { samples, ..AuditSettings::default() };
     engine.audit(&plan(plan_text), &subject, &settings, &mut |_| true).unwrap()
 }
 
@@ -100,6 +103,9 @@ fn a_sample_says_so_and_holds_the_whole_in_its_interval() {
     assert!(lo < all.whole.kl_mean && all.whole.kl_mean < hi, "{} in {lo} … {hi}", all.whole.kl_mean);
     assert!(lo < some.whole.kl_mean && some.whole.kl_mean < hi);
     assert_eq!(some.answer, all.answer, "rows of the answer are looked at all");
+    let settings = AuditSettings { samples: 40, exact: true, ..AuditSettings::default() };
+    let both = audit_as(&engine, "streaming_llm @ 32tok", settings);
+    assert_eq!((both.whole, both.exact), (some.whole, Some(all.whole)));
 }
 
 /// Attention to each position of a prompt of the rows after it, by strip: what `h2o` adds up while nothing is evicted.

@@ -2,8 +2,8 @@
 
 mod audit;
 mod data;
-mod heads;
 mod headline;
+mod heads;
 mod needle;
 mod pareto;
 mod parts;

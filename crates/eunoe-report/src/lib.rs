@@ -3,13 +3,19 @@
 //! A folder of results holds `manifest.json` (what was run, enough to run it again), `items.jsonl` (one line per plan, task,
 //! length and sample, in any order) and what is made from these two: rows, and the page.
 
+mod html;
 mod load;
 #[cfg(test)]
 mod made_up;
+mod markdown;
 pub mod records;
 mod rows;
 pub mod stats;
+mod svg;
+mod units;
 
+pub use html::{Extra, page};
 pub use load::{ITEMS, MANIFEST, load};
+pub use markdown::markdown;
 pub use records::{Line, Machine, Manifest, ModelInfo, Sample, SourceFile};
 pub use rows::{FULL, Row, rows};

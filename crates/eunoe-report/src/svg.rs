@@ -8,9 +8,9 @@ mod plot;
 mod scale;
 mod whisker;
 
-pub(crate) use heat::{Cell, Heat, grid};
+pub(crate) use heat::{Cell, Heat, grid, scale};
 pub(crate) use mark::{Look, key};
-pub(crate) use plot::{Curve, Plot, Point};
+pub(crate) use plot::{Curve, Form, Plot, Point};
 pub(crate) use scale::{Axis, Kind};
 pub(crate) use whisker::whisker;
 
@@ -104,7 +104,10 @@ mod tests {
 
     #[test]
     fn coordinates_have_one_decimal_and_are_numbers() {
-        assert_eq!([at(1.26), at(2.0), at(-0.01), at(f64::NAN), at(f64::INFINITY)], ["1.3", "2", "0", "0", "0"]);
+        assert_eq!(
+            [at(1.26), at(2.0), at(-0.01), at(f64::NAN), at(f64::INFINITY)],
+            ["1.3", "2", "0", "0", "0"]
+        );
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub(crate) fn count(count: usize) -> String {
     out
 }
 
+/// Tokens in short: `32K` for 32,768, else all digits.
+pub(crate) fn tokens(tokens: usize) -> String {
+    if tokens >= 1024 && tokens.is_multiple_of(1024) { format!("{}K", tokens / 1024) } else { count(tokens) }
+}
+
 /// `1 item`, `2 items`.
 pub(crate) fn counted(n: usize, one: &str) -> String {
     format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
@@ -36,8 +41,18 @@ pub(crate) fn counted(n: usize, one: &str) -> String {
 
 /// A share as a percentage, one decimal below 10 %.
 pub(crate) fn percent(share: f64) -> String {
-    let percent = share * 100.0;
-    let places = if percent.abs() < 9.95 && percent.round() != percent { 1 } else { 0 };
+    percent_below(share * 100.0, 9.95)
+}
+
+/// A share of bytes: one decimal below 20 %, for 12.5 %.
+pub(crate) fn share(share: f64) -> String {
+    percent_below(share * 100.0, 19.95)
+}
+
+fn percent_below(percent: f64, decimal_below: f64) -> String {
+    // Whole numbers, after rounding to the decimal, stay whole.
+    let is_whole = (percent * 10.0).round() % 10.0 == 0.0;
+    let places = if percent.abs() < decimal_below && !is_whole { 1 } else { 0 };
     minus(format!("{percent:.places$} %"))
 }
 
@@ -98,13 +113,27 @@ mod tests {
     fn numbers_are_written_with_sensible_digits() {
         assert_eq!((bytes(23_592_960.0).as_str(), bytes(1023.0).as_str()), ("22.5 MiB", "1023 B"));
         assert_eq!((bytes(1024.0).as_str(), bytes(1_048_575.0).as_str()), ("1.0 KiB", "1.0 MiB"));
-        assert_eq!([count(0), count(999), count(32_768), count(1_000_000)], ["0", "999", "32,768", "1,000,000"]);
+        assert_eq!(
+            [count(0), count(999), count(32_768), count(1_000_000)],
+            ["0", "999", "32,768", "1,000,000"]
+        );
+        assert_eq!([tokens(32_768), tokens(1000), tokens(0)], ["32K", "1,000", "0"]);
         assert_eq!([counted(1, "item"), counted(2, "item")], ["1 item", "2 items"]);
-        assert_eq!([percent(0.125), percent(0.0625), percent(0.05), percent(1.0)], ["12 %", "6.2 %", "5 %", "100 %"]);
-        assert_eq!([signed(-0.123), signed(0.031), signed(-0.001), signed(0.0)], ["−0.12", "+0.03", "0.00", "0.00"]);
-        assert_eq!([seconds(0.0004), seconds(0.05), seconds(0.5), seconds(5.0)], ["400 µs", "50 ms", "0.50 s", "5.0 s"]);
+        assert_eq!([share(0.125), percent(0.125), share(0.25)], ["12.5 %", "12 %", "25 %"]);
+        assert_eq!([percent(0.0625), percent(0.05), percent(1.0)], ["6.2 %", "5 %", "100 %"]);
+        assert_eq!(
+            [signed(-0.123), signed(0.031), signed(-0.001), signed(0.0)],
+            ["−0.12", "+0.03", "0.00", "0.00"]
+        );
+        assert_eq!(
+            [seconds(0.0004), seconds(0.05), seconds(0.5), seconds(5.0)],
+            ["400 µs", "50 ms", "0.50 s", "5.0 s"]
+        );
         assert_eq!([seconds(50.0), seconds(300.0)], ["50 s", "5 min"]);
-        assert_eq!([number(0.0), number(1234.0), number(0.01234), number(-2.5)], ["0", "1234", "0.0123", "−2.50"]);
+        assert_eq!(
+            [number(0.0), number(1234.0), number(0.01234), number(-2.5)],
+            ["0", "1234", "0.0123", "−2.50"]
+        );
         assert_eq!([p(0.0004), p(0.0312)], ["p < 0.001", "p = 0.031"]);
     }
 }

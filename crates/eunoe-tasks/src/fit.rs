@@ -35,11 +35,13 @@ fn rough(draw: &Draw<'_>, item: &Item) -> usize {
 /// The error for a length that holds no item.
 pub(crate) fn too_short(draw: &Draw<'_>, id: &str, needs: usize) -> Error {
     let length = draw.length;
-    Error::Invalid(format!("`{id}` needs {needs} tokens or more, got a length of {length}; give a greater length"))
+    Error::Invalid(format!(
+        "`{id}` needs {needs} tokens or more, got a length of {length}; give a greater length"
+    ))
 }
 
-/// The greatest size from `sizes.0` to `sizes.1` whose item fits the length, or one that leaves less room than an
-/// average unit takes; and its item.
+/// The greatest size from `sizes.0` to `sizes.1` whose item fits the length, or one that leaves less room
+/// than an average unit takes; and its item.
 pub(crate) fn largest(
     draw: &Draw<'_>,
     id: &str,
@@ -124,7 +126,8 @@ mod tests {
             };
             let draw = Draw { length, overhead: 5, seed: 0, sample: 0, count: &count, sources: &sources };
             // 5 + 3 + 10 + 7 n <= length.
-            let (size, got) = largest(&draw, "t", (1, usize::MAX), |n| Ok(item("a river".repeat(n)))).unwrap();
+            let (size, got) =
+                largest(&draw, "t", (1, usize::MAX), |n| Ok(item("a river".repeat(n)))).unwrap();
             assert_eq!(size, (length - 18) / 7, "{length}");
             assert!(tokens(&draw, &got) <= length);
             assert!(calls.get() <= 8, "{length}: {}", calls.get());
@@ -134,7 +137,8 @@ mod tests {
     #[test]
     fn uneven_units_fit_too() {
         let sources = Sources::default();
-        let draw = Draw { length: 5000, overhead: 0, seed: 0, sample: 0, count: &str::len, sources: &sources };
+        let draw =
+            Draw { length: 5000, overhead: 0, seed: 0, sample: 0, count: &str::len, sources: &sources };
         let build = |n: usize| Ok(item((0..n).map(|i| "x".repeat(1 + i * i % 37)).collect()));
         let (size, got) = largest(&draw, "t", (0, usize::MAX), build).unwrap();
         let used = tokens(&draw, &got);

@@ -91,8 +91,8 @@ fn begins(word: &str) -> bool {
     word.chars().find(|c| c.is_alphanumeric()).is_some_and(|c| c.is_uppercase() || c.is_numeric())
 }
 
-/// Pieces and what is put between them: each insert goes before the piece at its index, and all are joined by `sep`.
-/// Inserts are in order of their index. The text, and the byte at which each insert begins.
+/// Pieces and what is put between them: each insert goes before the piece at its index, and all are joined by
+/// `sep`. Inserts are in order of their index. The text, and the byte at which each insert begins.
 pub(crate) fn weave(pieces: &[&str], sep: &str, inserts: &[(usize, &str)]) -> (String, Vec<usize>) {
     let mut text = String::new();
     let mut at = Vec::with_capacity(inserts.len());

@@ -13,6 +13,8 @@ mod prompts;
 mod random;
 pub mod shelf;
 pub mod sources;
+#[cfg(test)]
+mod toy;
 mod words;
 
 pub use draw::Draw;

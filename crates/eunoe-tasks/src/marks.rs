@@ -2,8 +2,8 @@
 
 use crate::{Given, Item, Mark};
 
-/// A written answer as RULER cleans it: control characters become line breaks, space around it goes. Empty for an answer
-/// that is missing or not text.
+/// A written answer as RULER cleans it: control characters become line breaks, space around it goes. Empty
+/// for an answer that is missing or not text.
 pub fn text(given: Option<&Given>) -> String {
     match given {
         Some(Given::Text(text)) => clean(text),
@@ -49,7 +49,8 @@ pub(crate) fn ruler_all(item: &Item, given: &[Given]) -> Mark {
     Mark::of(score).with("official", score).with("harness", score)
 }
 
-/// RULER's `string_match_part`: officially one alias is enough; the evaluation harness counts the share of aliases.
+/// RULER's `string_match_part`: officially one alias is enough; the evaluation harness counts the share of
+/// aliases.
 pub(crate) fn ruler_part(item: &Item, given: &[Given]) -> Mark {
     let Some(ask) = item.asks.first() else { return Mark::default() };
     let answer = text(given.first());
@@ -57,7 +58,8 @@ pub(crate) fn ruler_part(item: &Item, given: &[Given]) -> Mark {
     Mark::of(official).with("official", official).with("harness", match_all(&answer, &ask.gold))
 }
 
-/// Where the greatest number stands; the first of equals; none for an empty list or one with a number that is none.
+/// Where the greatest number stands; the first of equals; none for an empty list or one with a number that is
+/// none.
 pub(crate) fn argmax(values: &[f64]) -> Option<usize> {
     let is_number = values.iter().all(|value| !value.is_nan());
     let best = (0..values.len()).reduce(|best, i| if values[i] > values[best] { i } else { best });
@@ -89,10 +91,8 @@ mod tests {
             (item(&["1066", "in 1066"]), "in 1066"),
             (item(&["France"]), "Normandy"),
         ];
-        let marks: Vec<Mark> = answers
-            .iter()
-            .map(|(item, answer)| ruler_part(item, &[Given::Text((*answer).into())]))
-            .collect();
+        let marks: Vec<Mark> =
+            answers.iter().map(|(item, answer)| ruler_part(item, &[Given::Text((*answer).into())])).collect();
         let mean = |of: &dyn Fn(&Mark) -> f64| 100.0 * marks.iter().map(of).sum::<f64>() / 4.0;
         assert_eq!(format!("{:.1}", mean(&|mark| mark.score)), "75.0");
         assert_eq!(format!("{:.1}", mean(&|mark| mark.details["official"])), "75.0");
@@ -129,7 +129,10 @@ mod tests {
 
     #[test]
     fn words_and_numbers_are_read() {
-        assert_eq!(keyword_recall("The Heron, painted BLUE!", &gold(&["heron", "blue", "red", "paint"])), 0.5);
+        assert_eq!(
+            keyword_recall("The Heron, painted BLUE!", &gold(&["heron", "blue", "red", "paint"])),
+            0.5
+        );
         assert_eq!(first_integer("key 04711, not 5"), Some(4711));
         assert_eq!((first_integer("none"), first_integer(&"9".repeat(30))), (None, None));
         assert_eq!((argmax(&[-3.0, -1.0, -1.0]), argmax(&[]), argmax(&[f64::NAN])), (Some(1), None, None));

@@ -9,8 +9,8 @@ static OURS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
     file.map(|file| file.prompts).unwrap_or_default()
 });
 
-/// A file of wordings. `{name}` stands for what a task puts in; a line break at the end of a context or at the start of
-/// a question parts the two.
+/// A file of wordings. `{name}` stands for what a task puts in; a line break at the end of a context or at
+/// the start of a question parts the two.
 #[derive(serde::Deserialize)]
 pub(crate) struct File {
     /// By name.

@@ -12,9 +12,14 @@ pub(crate) fn rng(draw: &Draw<'_>, id: &str) -> Rng {
 
 /// A place from 0 to 1 that a run's samples spread evenly: `frac(offset + sample * golden ratio)`.
 pub(crate) fn even(draw: &Draw<'_>, id: &str) -> f64 {
-    const GOLDEN: f64 = 0.618_033_988_749_894_9;
     let offset = (hash(draw, id, u64::MAX) >> 11) as f64 / (1_u64 << 53) as f64;
-    (offset + draw.sample as f64 * GOLDEN).fract()
+    golden(offset, draw.sample)
+}
+
+/// The `i`-th of places from 0 to 1 that begin at `offset` and are even from the first on.
+pub(crate) fn golden(offset: f64, i: usize) -> f64 {
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    (offset + i as f64 * GOLDEN).fract()
 }
 
 /// `count` places from 0 to 1, one in each of `count` equal parts, moved on together by `place`.
@@ -75,7 +80,8 @@ mod tests {
     #[test]
     fn places_are_even_and_strata_hold_one_each() {
         let sources = Sources::default();
-        let draw = |sample| Draw { length: 512, overhead: 0, seed: 1, sample, count: &str::len, sources: &sources };
+        let draw =
+            |sample| Draw { length: 512, overhead: 0, seed: 1, sample, count: &str::len, sources: &sources };
         // Three-distance theorem: 21 steps leave no gap above golden^6 + golden^7 = 0.0557 + 0.0344.
         let mut places: Vec<f64> = (0..21).map(|sample| even(&draw(sample), "a")).collect();
         places.sort_by(f64::total_cmp);

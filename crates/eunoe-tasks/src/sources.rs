@@ -1,4 +1,5 @@
-//! Texts and questions that tasks are made from: the built-in ones, and files of the user's that replace them.
+//! Texts and questions that tasks are made from: the built-in ones, and files of the user's that replace
+//! them.
 
 mod parse;
 
@@ -97,8 +98,8 @@ impl Sources {
         Ok(sources)
     }
 
-    /// What is in files, each of a kind that its contents tell: plain text, SQuAD, HotpotQA, continuations, multiple
-    /// choice, or prompts. Several files of a kind count as one.
+    /// What is in files, each of a kind that its contents tell: plain text, SQuAD, HotpotQA, continuations,
+    /// multiple choice, or prompts. Several files of a kind count as one.
     ///
     /// # Errors
     /// [`Error::Format`] names the file and the place of what is wrong in it.
@@ -150,7 +151,9 @@ impl Sources {
     /// # Errors
     /// [`Error::Invalid`] if there are none.
     pub fn haystack(&self) -> Result<&Haystack> {
-        Some(&self.haystack).filter(|hay| !hay.is_empty()).ok_or_else(|| missing("a text", "a plain text file"))
+        Some(&self.haystack)
+            .filter(|hay| !hay.is_empty())
+            .ok_or_else(|| missing("a text", "a plain text file"))
     }
 
     /// Questions whose answer stands in one document.

@@ -9,13 +9,28 @@ use eunoe_kv::Plan;
 use eunoe_model::tokenizer::Tokenizer;
 use serde::Serialize;
 
-const COLOURS: [&str; 12] = [
-    "amber", "copper", "crimson", "ivory", "jade", "lilac", "ochre", "olive", "pearl", "scarlet", "teal",
-    "violet",
+/// Beginnings of sentences that end with a number; `{}` is one of [`NAMES`].
+const SENTENCES: [&str; 6] = [
+    "The special magic number for {} is",
+    "The parcel for {} has the number",
+    "In the ledger, {} is entered under",
+    "The telephone number of {} is",
+    "The train to {} has the number",
+    "The safe of {} opens with",
 ];
-const THINGS: [&str; 12] = [
-    "anchor", "basket", "candle", "drum", "feather", "hammer", "kettle", "lantern", "mirror", "saddle",
-    "trumpet", "wheel",
+const NAMES: [&str; 12] = [
+    "Aldermoor",
+    "Brackenridge",
+    "Corvington",
+    "Dunhallow",
+    "Everleigh",
+    "Farnsdale",
+    "Grimsworth",
+    "Hollowbeck",
+    "Inverlade",
+    "Kestrelford",
+    "Larkspur",
+    "Mossgate",
 ];
 
 /// Planted sentences, and which memories still have them.
@@ -54,13 +69,13 @@ pub(super) struct Planted {
 /// [`Error::Unsupported`] for a tokenizer that cannot spell them.
 pub(super) fn plant(t: &Tokenizer, prompt: &str, count: usize, seed: u64) -> Result<Planted> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut colours, mut things) = (COLOURS, THINGS);
-    random.shuffle(&mut colours);
-    random.shuffle(&mut things);
+    let (mut sentences, mut names) = (SENTENCES, NAMES);
+    random.shuffle(&mut sentences);
+    random.shuffle(&mut names);
     let (mut text, mut copied) = (String::new(), 0);
     let mut planted = Planted { tokens: Vec::new(), recital: Vec::new(), secrets: Vec::new() };
-    for (i, (colour, thing)) in colours.iter().zip(things).take(count).enumerate() {
-        let opening = format!("The code of the {colour} {thing} is");
+    for (i, (name, sentence)) in names.iter().zip(sentences.iter().cycle()).take(count).enumerate() {
+        let opening = sentence.replace("{}", name);
         let sentence = format!("{opening} {}.", random.u32(1000..10_000));
         let at = sentence_end(prompt, prompt.len() * (i + 1) / (count + 1)).max(copied);
         text += &format!("{} {sentence}", &prompt[copied..at]);

@@ -33,11 +33,13 @@ pub struct Settings {
     pub canaries: usize,
     /// Forgotten passages told.
     pub passages: usize,
+    /// Compare every row too, to see whether the interval of the sample holds.
+    pub exact: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { samples: 128, seed: 0, canaries: 4, passages: 5 }
+        Self { samples: 128, seed: 0, canaries: 4, passages: 5, exact: false }
     }
 }
 
@@ -69,6 +71,9 @@ pub struct Audit {
     /// Over all rows of prompt and answer, from a sample of them.
     #[serde(flatten)]
     pub whole: Divergence,
+    /// Over all rows, from all of them, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<Divergence>,
     /// Over the rows that wrote the answer, all of them.
     pub answer: Divergence,
     /// Share of the answer's attention, under full memory, that falls on what the plan no longer held: mean over rows,
@@ -97,6 +102,7 @@ pub struct Audit {
 /// The same tokens under both memories.
 struct Both {
     sampled: Vec<Pair>,
+    every: Option<Vec<Pair>>,
     answer: Vec<Pair>,
     mass: Mass,
     held: Held,
@@ -143,6 +149,7 @@ impl Engine {
         Ok(Audit {
             plan_used: both.plan_used,
             whole,
+            exact: both.every.map(|every| Divergence::blend(rows, &every, &both.answer)),
             answer,
             forgotten_mass,
             passages: passages(self, subject.tokens, &both.mass, &both.held, settings.passages),
@@ -199,7 +206,8 @@ impl Engine {
         };
         let longest = longest.max(count(tokens.len() + answer.len())?);
         let length = Length { prompt: count(tokens.len())?, longest };
-        let rows = strata(before.len(), settings.samples, settings.seed);
+        let chosen = strata(before.len(), settings.samples, settings.seed);
+        let rows = if settings.exact { (0..before.len()).collect() } else { chosen.clone() };
 
         let mut dense = self.session(&Plan::parse("full")?, length)?;
         let mut full = self.read_streams(&mut dense, before, &rows, go_on)?;
@@ -218,9 +226,14 @@ impl Engine {
         let next = vec![None; rows.len()].into_iter().chain(answer.iter().map(|token| Some(*token)));
         let mut pairs = compare(self, &full, &ours, &next.collect::<Vec<_>>());
         let answer = pairs.split_off(rows.len());
+        let every = settings.exact.then(|| pairs.clone());
+        if let Some(every) = &every {
+            pairs = chosen.iter().map(|row| every[*row]).collect();
+        }
         let (bill, full) = (session.bill(), dense.bill());
         Ok(Both {
             sampled: pairs,
+            every,
             answer,
             mass,
             held,

@@ -61,7 +61,8 @@ impl<'a> Data<'a> {
 
     /// All items of a plan.
     pub(super) fn all_items<'b>(&'b self, plan: &'b str) -> impl Iterator<Item = &'a Line> + 'b {
-        let cells = self.tasks.iter().flat_map(|task| self.lengths.iter().map(move |length| (*task, *length)));
+        let cells =
+            self.tasks.iter().flat_map(|task| self.lengths.iter().map(move |length| (*task, *length)));
         cells.flat_map(move |(task, length)| self.items(plan, task, length).iter().copied())
     }
 
@@ -77,7 +78,8 @@ impl<'a> Data<'a> {
 
     /// Tasks whose full-memory score lies clearly above guessing at a length.
     pub(super) fn counted(&self, length: usize) -> Vec<&'a str> {
-        let counts = |task: &&str| self.row(FULL, task, length).is_some_and(|row| row.near_chance == Some(false));
+        let counts =
+            |task: &&str| self.row(FULL, task, length).is_some_and(|row| row.near_chance == Some(false));
         self.tasks.iter().copied().filter(|task| counts(task)).collect()
     }
 
@@ -92,7 +94,10 @@ impl<'a> Data<'a> {
 
     /// Markers of all methods.
     pub(super) fn legend(&self) -> Vec<Key> {
-        self.methods.iter().map(|method| Key { svg: key(method.look), name: method.name.to_string() }).collect()
+        self.methods
+            .iter()
+            .map(|method| Key { svg: key(method.look), name: method.name.to_string() })
+            .collect()
     }
 }
 
@@ -103,7 +108,9 @@ fn methods<'a>(plans: &[&'a str]) -> (Vec<Method<'a>>, Vec<Look>) {
     for (number, plan) in plans.iter().enumerate() {
         let (name, _) = split(plan);
         let others = methods.iter().filter(|method| method.look != Look::FULL).count();
-        let at = methods.iter().position(|method| method.name == name && (method.look == Look::FULL) == (*plan == FULL));
+        let at = methods
+            .iter()
+            .position(|method| method.name == name && (method.look == Look::FULL) == (*plan == FULL));
         let at = at.unwrap_or_else(|| {
             let look = if *plan == FULL { Look::FULL } else { Look::new(others) };
             methods.push(Method { name, look, plans: Vec::new() });
@@ -129,12 +136,10 @@ mod tests {
     #[test]
     fn plans_of_one_method_look_alike() {
         let (methods, looks) = methods(&["a @ 1", "full", "b @ 1", "a @ 2", "full @ 3"]);
-        assert_eq!(methods.iter().map(|m| (m.name, m.plans.clone())).collect::<Vec<_>>(), [
-            ("a", vec![0, 3]),
-            ("full", vec![1]),
-            ("b", vec![2]),
-            ("full", vec![4]),
-        ]);
+        assert_eq!(
+            methods.iter().map(|m| (m.name, m.plans.clone())).collect::<Vec<_>>(),
+            [("a", vec![0, 3]), ("full", vec![1]), ("b", vec![2]), ("full", vec![4]),]
+        );
         assert_eq!(looks, [Look::new(0), Look::FULL, Look::new(1), Look::new(0), Look::new(2)]);
     }
 }

@@ -4,7 +4,7 @@ use eunoe_core::Result;
 
 use crate::stats::mean;
 use crate::svg;
-use crate::units::{count, score};
+use crate::units::{count, score, tokens};
 
 use super::data::Data;
 use super::parts::{Cell, Figure, Group, Section, Table, groups};
@@ -29,6 +29,8 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
         title: task.to_string(),
         folds,
         open: at == 0,
+        size: "medium",
+        scale: svg::scale("0", "1"),
         figures: (0..data.plans.len()).filter_map(|plan| figure(data, plan, task)).collect(),
         ..Group::default()
     };
@@ -39,7 +41,12 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
 /// Tasks whose items have exactly one depth.
 pub(super) fn with_one_depth<'a>(data: &Data<'a>) -> Vec<&'a str> {
     let one = |task: &&str| {
-        let mut items = data.plans.iter().flat_map(|plan| data.all_items(plan)).filter(|line| line.task == **task).peekable();
+        let mut items = data
+            .plans
+            .iter()
+            .flat_map(|plan| data.all_items(plan))
+            .filter(|line| line.task == **task)
+            .peekable();
         items.peek().is_some() && items.all(|line| line.depths.len() == 1)
     };
     data.tasks.iter().copied().filter(one).collect()
@@ -72,14 +79,14 @@ fn figure(data: &Data<'_>, plan: usize, task: &str) -> Option<Figure> {
     }
     let heat = svg::Heat {
         name: format!("{task}, {name}: mean score by length and depth"),
-        rows: data.lengths.iter().map(|length| count(*length)).collect(),
+        rows: data.lengths.iter().map(|length| tokens(*length)).collect(),
         edges: [0, 2, 4, 6, 8, 10].map(|edge| (f64::from(edge), format!("{} %", edge * 10))).to_vec(),
         x: "depth in the text".into(),
         y: "tokens".into(),
         cells,
     };
     let key = svg::key(data.look(plan));
-    Some(Figure { title: name.into(), key, svg: heat.svg(), table: Some(table) })
+    Some(Figure { title: name.into(), key, svg: heat.svg(), table: Some(table), ..Figure::default() })
 }
 
 fn cell(scores: &[f64]) -> Option<svg::Cell> {

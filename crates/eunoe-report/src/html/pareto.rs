@@ -2,10 +2,11 @@
 
 use eunoe_core::Result;
 
-use crate::svg::{Axis, Curve, Kind, Plot, Point};
+use crate::FULL;
+use crate::svg::{Axis, Curve, Form, Kind, Plot, Point};
 use crate::units::{bytes, count, percent, seconds};
 
-use super::data::Data;
+use super::data::{Data, Method};
 use super::parts::{Cell, Figure, Group, Section, Table, groups};
 use super::standing::Standing;
 
@@ -15,20 +16,25 @@ pub(super) fn section(data: &Data<'_>, standings: &[Standing<'_>]) -> Result<Opt
     }
     let intro = [
         "Each point is a plan: how much of full memory's score it keeps (mean over the tasks that count) against what it takes. \
-         The upper left is best. The thin line is the front: no plan is both better and cheaper than one on it. Whiskers are \
-         95 % intervals; points whose name found no room have it in the table and on hover."
+         The upper left is best. Thin lines join the budgets of a method, whose name stands at the right; whiskers are 95 % \
+         intervals. The strong line is the front: no plan is both better and cheaper than one on it."
             .to_string(),
     ];
+    let folds = data.lengths.len() > 2;
+    let last = standings.last().map(|standing| standing.length);
     let made: Vec<Group> = data
         .lengths
         .iter()
         .filter(|length| standings.iter().any(|standing| standing.length == **length))
         .map(|length| {
-            let here: Vec<&Standing<'_>> = standings.iter().filter(|standing| standing.length == *length).collect();
+            let here: Vec<&Standing<'_>> =
+                standings.iter().filter(|standing| standing.length == *length).collect();
             let figures = [figure(data, &here, Cost::Bytes), figure(data, &here, Cost::Seconds)];
             Group {
                 title: format!("At {} tokens", count(*length)),
-                legend: data.legend(),
+                legend: if data.methods.len() > NAMED { data.legend() } else { Vec::new() },
+                folds,
+                open: Some(*length) == last,
                 figures: figures.into_iter().flatten().collect(),
                 ..Group::default()
             }
@@ -36,6 +42,9 @@ pub(super) fn section(data: &Data<'_>, standings: &[Standing<'_>]) -> Result<Opt
         .collect();
     groups("pareto", "Quality against cost", &intro, &made)
 }
+
+/// Methods whose names find room at the right of a chart.
+const NAMED: usize = 26;
 
 #[derive(Clone, Copy)]
 enum Cost {
@@ -71,34 +80,44 @@ fn figure(data: &Data<'_>, here: &[&Standing<'_>], cost: Cost) -> Option<Figure>
     };
     let kind = if matches!(cost, Cost::Bytes) { Kind::Bytes } else { Kind::Seconds };
     let x = Axis::over(cost.label(), kind, costs.into_iter());
-    let y = Axis::over("mean score, share of full memory", Kind::Share, here.iter().map(|s| s.ratio));
+    let y = Axis::over("mean score, share of full memory", Kind::Share, here.iter().flat_map(|s| s.interval));
     let name = format!("{title} at {} tokens, {} plans", count(here.first()?.length), here.len());
-    let mut plot = Plot::new(name, (560.0, 400.0), x, y);
+    let mut plot = Plot::new(name, (860.0, 400.0), x, y);
     plot.level = Some(1.0);
     plot.front = front(here.iter().map(|standing| (cost.of(standing), standing.ratio)));
-    plot.curves = here.iter().map(|standing| curve(data, standing, cost)).collect();
+    let named = data.methods.len() <= NAMED;
+    let curves = data.methods.iter().filter_map(|method| curve(method, here, cost, &plot.front, named));
+    plot.curves = curves.collect();
     Some(Figure { title: title.into(), svg: plot.svg(), table: Some(table(data, here)), ..Figure::default() })
 }
 
-fn curve(data: &Data<'_>, standing: &Standing<'_>, cost: Cost) -> Curve {
-    let [low, high] = standing.interval;
-    let title = format!(
-        "{}: {} of full ({} to {}), {}, {}",
-        standing.name,
-        percent(standing.ratio),
-        percent(low),
-        percent(high),
-        bytes(standing.kv_bytes),
-        seconds(standing.seconds)
-    );
-    let point = Point {
-        x: cost.of(standing),
-        y: standing.ratio,
-        range: Some(standing.interval),
-        label: Some(standing.name.to_string()),
-        title,
+/// The plans of a method, fewest bytes first; those on the front are named.
+fn curve(
+    method: &Method<'_>,
+    here: &[&Standing<'_>],
+    cost: Cost,
+    front: &[(f64, f64)],
+    named: bool,
+) -> Option<Curve> {
+    let mut own: Vec<&Standing<'_>> =
+        here.iter().copied().filter(|one| method.plans.contains(&one.plan)).collect();
+    own.sort_by(|a, b| a.kv_bytes.total_cmp(&b.kv_bytes));
+    let point = |standing: &&Standing<'_>| {
+        let [low, high] = standing.interval.map(percent);
+        let share = percent(standing.ratio);
+        let (bytes, seconds) = (bytes(standing.kv_bytes), seconds(standing.seconds));
+        let on_front = front.contains(&(cost.of(standing), standing.ratio)) && standing.name != FULL;
+        Point {
+            x: cost.of(standing),
+            y: standing.ratio,
+            range: Some(standing.interval),
+            label: on_front.then(|| standing.name.to_string()),
+            title: format!("{}: {share} of full ({low} to {high}), {bytes}, {seconds}", standing.name),
+        }
     };
-    Curve { look: data.look(standing.plan), points: vec![point], joined: None, dash: 0 }
+    let points: Vec<Point> = own.iter().map(point).collect();
+    let joined = Some(method.name.to_string()).filter(|_| named);
+    (!points.is_empty()).then_some(Curve { look: method.look, points, joined, form: Form::Thread })
 }
 
 /// Points that no other beats in both: cheapest first, each better than the one before.
@@ -115,7 +134,8 @@ fn front(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
 }
 
 fn table(data: &Data<'_>, here: &[&Standing<'_>]) -> Table {
-    let mut table = Table::new("Plans", &["Plan", "Score, share of full", "95 % interval", "KV bytes", "Time per item"]);
+    let mut table =
+        Table::new("Plans", &["Plan", "Score, share of full", "95 % interval", "KV bytes", "Time per item"]);
     for standing in here {
         let [low, high] = standing.interval.map(percent);
         table.lines.push(vec![

@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 
 use eunoe_core::{Error, Result};
 use minijinja::Environment;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
 use serde::Serialize;
 
 /// The templates; their names end in `.html`, so that all they are given is escaped.
@@ -32,7 +34,7 @@ pub(super) struct Cell {
     pub(super) sub: String,
     /// A picture of ours before the text.
     pub(super) svg: String,
-    /// Digits: aligned right.
+    /// Digits of equal width.
     pub(super) num: bool,
     /// Names its line.
     pub(super) head: bool,
@@ -85,6 +87,8 @@ impl Table {
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Figure {
     pub(super) title: String,
+    /// After the title.
+    pub(super) sub: String,
     /// A marker before the title.
     pub(super) key: String,
     pub(super) svg: String,
@@ -100,6 +104,10 @@ pub(super) struct Group {
     pub(super) folds: bool,
     pub(super) open: bool,
     pub(super) legend: Vec<Key>,
+    /// What the colours mean, a picture of ours.
+    pub(super) scale: String,
+    /// Width of its figures: `small`, `medium`, or none for wide ones.
+    pub(super) size: &'static str,
     pub(super) figures: Vec<Figure>,
     pub(super) table: Option<Table>,
 }
@@ -118,7 +126,12 @@ pub(super) fn groups(
     intro: &[String],
     groups: &[Group],
 ) -> Result<Option<Section>> {
-    let body = render("groups.html", &minijinja::context! { intro, groups })?;
+    #[derive(Serialize)]
+    struct Groups<'a> {
+        intro: &'a [String],
+        groups: &'a [Group],
+    }
+    let body = render("groups.html", &Groups { intro, groups })?;
     Ok(Some(Section { id, title, body }))
 }
 
@@ -127,8 +140,10 @@ pub(super) fn render(name: &str, context: &impl Serialize) -> Result<String> {
     static PAGES: OnceLock<Environment<'static>> = OnceLock::new();
     let pages = PAGES.get_or_init(|| {
         let mut pages = Environment::new();
-        pages.set_trim_blocks(true);
-        pages.set_lstrip_blocks(true);
+        // Lines that hold only a tag of the template leave nothing; without this there are blank lines, no more.
+        if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+            pages.set_syntax(syntax);
+        }
         pages.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
         for (name, text) in TEMPLATES {
             // A template of ours that does not parse is missing below, and told there.
@@ -136,7 +151,7 @@ pub(super) fn render(name: &str, context: &impl Serialize) -> Result<String> {
         }
         pages
     });
-    let page = pages.get_template(name).and_then(|template| template.render(context));
+    let page = pages.get_template(name).and_then(|template| template.render(Value::from(Serde(context))));
     page.map_err(|why| Error::Invalid(format!("the page cannot be written: {why:#}")))
 }
 

@@ -3,7 +3,7 @@
 use eunoe_core::Result;
 
 use crate::svg::whisker;
-use crate::units::{bytes, count, percent, seconds};
+use crate::units::{self, bytes, count, percent, seconds};
 
 use super::data::Data;
 use super::parts::{Cell, Group, Section, Table, groups};
@@ -54,38 +54,64 @@ fn at_length(length: usize) -> String {
 pub(super) fn at_bytes(class: &Class<'_, '_>) -> String {
     let most = class.standings.iter().map(|standing| standing.kv_bytes).fold(0.0, f64::max);
     match class.share {
-        Some(share) => format!("{} of full memory's bytes (up to {})", percent(share), bytes(most)),
+        Some(share) => format!("{} of full memory's bytes (up to {})", units::share(share), bytes(most)),
         None => "unknown bytes".to_string(),
     }
 }
 
 fn group(data: &Data<'_>, length: usize, class: &Class<'_, '_>) -> Group {
     let most = class.standings.iter().map(|standing| standing.interval[1]).fold(1.05, f64::max);
-    let columns = ["Plan", "Score, share of full", "", "95 % interval", "Against the best", "KV bytes", "Time per item", "Items"];
+    let columns = [
+        "Plan",
+        "Score to full",
+        "",
+        "95 % interval",
+        "Against the best",
+        "KV bytes",
+        "Time per item",
+        "Items",
+    ];
     let title = format!("{}{}", at_length(length), at_bytes(class));
     let mut table = Table::new(title.clone(), &columns);
     let counted = data.counted(length).len();
     for standing in &class.standings {
-        table.lines.push(line(data, standing, class.standings[0], [0.0, most], counted));
+        table.lines.push(line(data, standing, class, [0.0, most], counted));
     }
     Group { title, table: Some(table), ..Group::default() }
 }
 
-fn line(data: &Data<'_>, standing: &Standing<'_>, best: &Standing<'_>, range: [f64; 2], counted: usize) -> Vec<Cell> {
+fn line(
+    data: &Data<'_>,
+    standing: &Standing<'_>,
+    class: &Class<'_, '_>,
+    range: [f64; 2],
+    counted: usize,
+) -> Vec<Cell> {
     let [low, high] = standing.interval;
-    let (against, class) = match (standing.plan == best.plan, standing.ties(best)) {
+    let best = class.standings[0];
+    let (against, style) = match (standing.plan == best.plan, standing.ties(best)) {
+        _ if class.standings.len() == 1 => ("the only one", ""),
         (true, _) => ("best", "best"),
         (_, true) => ("not told apart", "tied"),
         _ => ("lower", ""),
     };
-    let tasks = if standing.tasks < counted { format!(" on {} of {counted} tasks", standing.tasks) } else { String::new() };
-    let used = standing.used.map(percent).unwrap_or_default();
+    let tasks = if standing.tasks < counted {
+        format!(" on {} of {counted} tasks", standing.tasks)
+    } else {
+        String::new()
+    };
+    // Said only where it is not the share in the title.
+    let used = standing.used.zip(standing.allowed).filter(|(used, allowed)| *used < allowed * 0.97);
+    let used = used.map(|(used, _)| percent(used)).unwrap_or_default();
     vec![
         data.name(standing.plan),
         Cell::num(percent(standing.ratio)),
-        Cell { svg: whisker(data.look(standing.plan), standing.ratio, standing.interval, range), ..Cell::default() },
+        Cell {
+            svg: whisker(data.look(standing.plan), standing.ratio, standing.interval, range),
+            ..Cell::default()
+        },
         Cell::num(format!("{} to {}", percent(low), percent(high))),
-        Cell::text(against).class(class),
+        Cell::text(against).class(style),
         Cell::num(bytes(standing.kv_bytes)).sub(used),
         Cell::num(seconds(standing.seconds)),
         Cell::num(count(standing.n)).sub(tasks),

@@ -59,7 +59,9 @@ fn standing<'a>(data: &Data<'a>, plan: usize, length: usize, counted: &[&str]) -
     let sum = |pick: fn(&(f64, f64)) -> f64| {
         strata.iter().filter_map(|pairs| mean(&pairs.iter().map(pick).collect::<Vec<_>>())).sum::<f64>()
     };
-    let rows_of = |plan: &'a str| -> Vec<&Row> { tasks.iter().filter_map(|task| data.row(plan, task, length)).collect() };
+    let rows_of = |plan: &'a str| -> Vec<&Row> {
+        tasks.iter().filter_map(|task| data.row(plan, task, length)).collect()
+    };
     let over = |rows: &[&Row], f: fn(&Row) -> f64| mean(&rows.iter().map(|row| f(row)).collect::<Vec<_>>());
     let (rows, full) = (rows_of(name), rows_of(FULL));
     let kv_bytes = over(&rows, |row| row.kv_bytes as f64)?;
@@ -85,7 +87,8 @@ fn standing<'a>(data: &Data<'a>, plan: usize, length: usize, counted: &[&str]) -
 
 /// Plans in classes of equal bytes, most bytes first; within a class best first.
 pub(super) fn classes<'s, 'a>(standings: &'s [Standing<'a>], length: usize) -> Vec<Class<'s, 'a>> {
-    let mut here: Vec<&Standing<'_>> = standings.iter().filter(|standing| standing.length == length).collect();
+    let mut here: Vec<&Standing<'_>> =
+        standings.iter().filter(|standing| standing.length == length).collect();
     here.sort_by(|a, b| b.allowed.unwrap_or(0.0).total_cmp(&a.allowed.unwrap_or(0.0)));
     let mut classes: Vec<Vec<&Standing<'_>>> = Vec::new();
     for standing in here {
@@ -123,7 +126,12 @@ mod tests {
         let mut lines = Vec::new();
         // Ten items each; full has 10 and 8 right, `a` 5 and 8; `hard` has no ceiling and does not count.
         for (plan, task, right) in [
-            (FULL, "x", 10), (FULL, "y", 8), (FULL, "hard", 0), ("a @ 50%", "x", 5), ("a @ 50%", "y", 8), ("a @ 50%", "hard", 9),
+            (FULL, "x", 10),
+            (FULL, "y", 8),
+            (FULL, "hard", 0),
+            ("a @ 50%", "x", 5),
+            ("a @ 50%", "y", 8),
+            ("a @ 50%", "hard", 9),
         ] {
             lines.extend((0..10).map(|i| line(plan, task, 100, i, f64::from(u8::from(i < right)))));
         }
@@ -135,7 +143,9 @@ mod tests {
         let a = &all[1];
         // (0.5 + 0.8) / (1 + 0.8) = 0.7222; 500 of 1000 bytes; 2 s + 1 s.
         assert!((a.ratio - 1.3 / 1.8).abs() < 1e-12);
-        assert!(a.interval[0] > 0.5 && a.interval[0] < a.ratio && a.ratio < a.interval[1] && a.interval[1] < 0.92);
+        assert!(
+            a.interval[0] > 0.5 && a.interval[0] < a.ratio && a.ratio < a.interval[1] && a.interval[1] < 0.92
+        );
         assert_eq!((a.tasks, a.n, a.used, a.allowed, a.seconds), (2, 20, Some(0.5), Some(0.5), 3.0));
         let classes = classes(&all, 100);
         assert_eq!(classes.iter().map(|class| class.share).collect::<Vec<_>>(), [Some(1.0), Some(0.5)]);
@@ -144,13 +154,28 @@ mod tests {
     fn at(name: &'static str, allowed: Option<f64>, ratio: f64) -> Standing<'static> {
         let interval = [ratio - 0.1, ratio + 0.1];
         Standing {
-            plan: 0, name, length: 1, tasks: 1, n: 1, ratio, interval, kv_bytes: 1.0, used: allowed, allowed, seconds: 1.0,
+            plan: 0,
+            name,
+            length: 1,
+            tasks: 1,
+            n: 1,
+            ratio,
+            interval,
+            kv_bytes: 1.0,
+            used: allowed,
+            allowed,
+            seconds: 1.0,
         }
     }
 
     #[test]
     fn classes_hold_plans_within_three_percent() {
-        let all = [at("a", Some(0.25), 0.5), at("b", Some(0.243), 0.9), at("c", Some(0.242), 0.7), at("d", None, 0.1)];
+        let all = [
+            at("a", Some(0.25), 0.5),
+            at("b", Some(0.243), 0.9),
+            at("c", Some(0.242), 0.7),
+            at("d", None, 0.1),
+        ];
         let names: Vec<Vec<&str>> =
             classes(&all, 1).iter().map(|class| class.standings.iter().map(|s| s.name).collect()).collect();
         // 0.25 * 0.97 = 0.2425 parts b from c.

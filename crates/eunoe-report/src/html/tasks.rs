@@ -2,7 +2,7 @@
 
 use eunoe_core::Result;
 
-use crate::units::{count, p, percent, score, signed};
+use crate::units::{count, p, percent, score, signed, tokens};
 use crate::{FULL, Row};
 
 use super::data::Data;
@@ -16,8 +16,9 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
         return Ok(None);
     }
     let intro = [
-        "Score: mean over items, 0 to 1, with its 95 % interval. To full: mean difference to full memory on the same items, with \
-         its 95 % interval; ▼ and ▲ mark differences whose interval leaves out 0."
+        "Score: mean over n items, 0 to 1, with its 95 % interval; scores in italics do not count, because full memory's may \
+         be no better than guessing. To full: mean difference to full memory on the same items, with its 95 % interval; ▼ and ▲ \
+         mark differences whose interval leaves out 0. Same answer: share of items with the very answer of full memory."
             .to_string(),
     ];
     let folds = data.tasks.len() * data.plans.len() > MANY;
@@ -35,19 +36,24 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
 
 /// What the ceiling says about this task.
 fn note(data: &Data<'_>, task: &str) -> String {
-    let near = |length: &&usize| data.row(FULL, task, **length).is_some_and(|row| row.near_chance == Some(true));
+    let near =
+        |length: &&usize| data.row(FULL, task, **length).is_some_and(|row| row.near_chance == Some(true));
     let near: Vec<String> = data.lengths.iter().filter(near).map(|length| count(*length)).collect();
     if near.is_empty() {
         return String::new();
     }
-    format!("Not used to rank at {} tokens: the full-memory score may be no better than guessing.", near.join(", "))
+    format!(
+        "Not used to rank at {} tokens: the full-memory score may be no better than guessing.",
+        near.join(", ")
+    )
 }
 
 fn table(data: &Data<'_>, task: &str) -> Table {
     let mut table = Table::new(format!("{task}: score and difference to full memory"), &["Plan"]);
     for length in &data.lengths {
-        let at = format!("{} tokens", count(*length));
-        table.columns.extend([format!("{at}: score"), format!("{at}: to full"), format!("{at}: n")]);
+        let at = format!("At {}", tokens(*length));
+        let what = ["score", "to full", "same answer"];
+        table.columns.extend(what.map(|what| format!("{at}: {what}")));
     }
     for (plan, name) in data.plans.iter().enumerate() {
         let mut line = vec![data.name(plan)];
@@ -59,10 +65,10 @@ fn table(data: &Data<'_>, task: &str) -> Table {
     table
 }
 
-/// Score, difference, items.
+/// Score, difference, share of items with the answer that full memory gave.
 fn cells(row: Option<&Row>) -> [Cell; 3] {
     let Some(row) = row else {
-        return [Cell::num("–"), Cell::num("–"), Cell::num("0")];
+        return [Cell::num("–"), Cell::num("–"), Cell::num("–")];
     };
     let [low, high] = row.score_ci.map(score);
     let flag = if row.near_chance == Some(true) { "faint" } else { "" };
@@ -75,14 +81,15 @@ fn cells(row: Option<&Row>) -> [Cell; 3] {
                 _ => ("", ""),
             };
             let p = row.p.map(|value| format!(", {}", p(value))).unwrap_or_default();
-            Cell::num(format!("{}{mark}", signed(diff))).sub(format!("{} to {}{p}", signed(low), signed(high))).class(class)
+            Cell::num(format!("{}{mark}", signed(diff)))
+                .sub(format!("{} to {}{p}", signed(low), signed(high)))
+                .class(class)
         }
         _ => Cell::num("–"),
     };
-    let same = row.same_as_full.filter(|_| row.plan != FULL).map(|same| format!("{} same answer", percent(same)));
     [
-        Cell::num(score(row.score)).sub(format!("{low} to {high}")).class(flag),
+        Cell::num(score(row.score)).sub(format!("{low} to {high}, n {}", count(row.n))).class(flag),
         diff,
-        Cell::num(count(row.n)).sub(same.unwrap_or_default()),
+        Cell::maybe(row.same_as_full.filter(|_| row.plan != FULL), percent),
     ]
 }

@@ -34,7 +34,7 @@ pub(crate) struct Heat {
     pub(crate) cells: Vec<Vec<Option<Cell>>>,
 }
 
-const WIDTH: f64 = 28.0;
+const WIDTH: f64 = 26.0;
 const HEIGHT: f64 = 28.0;
 const TOP: f64 = 18.0;
 
@@ -49,7 +49,7 @@ impl Heat {
         let left = 10.0 + longest as f64 * (LETTER + 0.5);
         let columns = self.cells.iter().map(Vec::len).max().unwrap_or(0);
         let bottom = TOP + HEIGHT * self.rows.len() as f64;
-        let mut canvas = Canvas::new(left + WIDTH * columns as f64 + 14.0, bottom + 32.0);
+        let mut canvas = Canvas::new(left + WIDTH * columns as f64 + 18.0, bottom + 32.0);
         canvas.text("label", (0.0, 11.0), Anchor::Start, &self.y);
         for (r, (row, cells)) in self.rows.iter().zip(&self.cells).enumerate() {
             let y = TOP + HEIGHT * r as f64;
@@ -71,7 +71,9 @@ fn square(canvas: &mut Canvas, x: f64, y: f64, cell: Option<&Cell>) {
     let (left, top) = (at(x + 0.5), at(y + 0.5));
     let rect = |class: &str, title: &str| {
         let title = escape(title);
-        format!("<rect class=\"{class}\" x=\"{left}\" y=\"{top}\" width=\"{w}\" height=\"{h}\"><title>{title}</title></rect>")
+        format!(
+            "<rect class=\"{class}\" x=\"{left}\" y=\"{top}\" width=\"{w}\" height=\"{h}\"><title>{title}</title></rect>"
+        )
     };
     let Some(cell) = cell else {
         return canvas.push(&rect("empty", "no items"));
@@ -82,6 +84,18 @@ fn square(canvas: &mut Canvas, x: f64, y: f64, cell: Option<&Cell>) {
     let middle = x + WIDTH / 2.0;
     canvas.text(&format!("cell {ink}"), (middle, y + 13.0), Anchor::Middle, &cell.text);
     canvas.text(&format!("n {ink}"), (middle, y + 23.0), Anchor::Middle, &cell.below);
+}
+
+/// What the colours mean.
+pub(crate) fn scale(from: &str, to: &str) -> String {
+    let mut canvas = Canvas::new(230.0, 14.0);
+    canvas.text("tick", (26.0, 11.0), Anchor::End, from);
+    for step in 0..STEPS {
+        let x = at(32.0 + 15.0 * step as f64);
+        canvas.push(&format!("<rect class=\"q{step}\" x=\"{x}\" y=\"1\" width=\"15\" height=\"12\"/>"));
+    }
+    canvas.text("tick", (188.0, 11.0), Anchor::Start, to);
+    canvas.finish(&format!("Colours from {from}, faint, to {to}, strong, in ten steps"))
 }
 
 /// A grid without text, row by row from the top, `size` wide and high: one path per step of the scale.
@@ -115,7 +129,10 @@ mod tests {
 
     #[test]
     fn steps_are_tenths() {
-        assert_eq!([step(0.0), step(0.09), step(0.1), step(0.95), step(1.0), step(f64::NAN)], [0, 0, 1, 9, 9, 0]);
+        assert_eq!(
+            [step(0.0), step(0.09), step(0.1), step(0.95), step(1.0), step(f64::NAN)],
+            [0, 0, 1, 9, 9, 0]
+        );
     }
 
     #[test]
@@ -130,7 +147,11 @@ mod tests {
             cells: vec![vec![Some(cell), None]],
         };
         let svg = heat.svg();
-        assert!(svg.contains("class=\"q7\"") && svg.contains("class=\"cell high\"") && svg.contains(">n 4</text>"));
+        assert!(
+            svg.contains("class=\"q7\"")
+                && svg.contains("class=\"cell high\"")
+                && svg.contains(">n 4</text>")
+        );
         assert_eq!(svg.matches("class=\"empty\"").count(), 1);
     }
 

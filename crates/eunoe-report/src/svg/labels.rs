@@ -1,7 +1,7 @@
 //! Where names of points go, so that none covers another.
 
 /// Width of a letter and height of a line of the small text in charts.
-pub(super) const LETTER: f64 = 5.7;
+pub(super) const LETTER: f64 = 6.1;
 pub(super) const LINE: f64 = 12.0;
 /// Half the box that a marker takes.
 const MARK: f64 = 5.0;
@@ -15,19 +15,31 @@ fn overlap(a: &Rect, b: &Rect) -> bool {
 
 /// For each point the left end of its label's base line, where one of eight places around it is free; labels of earlier points
 /// go first.
-pub(super) fn around(points: &[(f64, f64)], labels: &[Option<&str>], inside: Rect) -> Vec<Option<(f64, f64)>> {
+pub(super) fn around(
+    points: &[(f64, f64)],
+    labels: &[Option<&str>],
+    inside: Rect,
+) -> Vec<Option<(f64, f64)>> {
     let marks = points.iter().map(|(x, y)| [x - MARK, y - MARK, x + MARK, y + MARK]);
     let mut taken: Vec<Rect> = marks.collect();
     let mut place = |&(x, y): &(f64, f64), label: &str| {
         let width = label.chars().count() as f64 * LETTER;
         let (right, left, middle) = (x + 7.0, x - 7.0 - width, x - width / 2.0);
         let spots = [
-            (right, y - LINE / 2.0), (left, y - LINE / 2.0), (middle, y - LINE - 5.0), (middle, y + 5.0),
-            (right, y - LINE - 1.0), (right, y + 1.0), (left, y - LINE - 1.0), (left, y + 1.0),
+            (right, y - LINE / 2.0),
+            (left, y - LINE / 2.0),
+            (middle, y - LINE - 5.0),
+            (middle, y + 5.0),
+            (right, y - LINE - 1.0),
+            (right, y + 1.0),
+            (left, y - LINE - 1.0),
+            (left, y + 1.0),
         ];
         let rects = spots.map(|(left, top)| [left, top, left + width, top + LINE]);
-        let is_inside = |r: &Rect| r[0] >= inside[0] && r[1] >= inside[1] && r[2] <= inside[2] && r[3] <= inside[3];
-        let free = rects.into_iter().find(|r| is_inside(r) && !taken.iter().any(|other| overlap(r, other)))?;
+        let is_inside =
+            |r: &Rect| r[0] >= inside[0] && r[1] >= inside[1] && r[2] <= inside[2] && r[3] <= inside[3];
+        let free =
+            rects.into_iter().find(|r| is_inside(r) && !taken.iter().any(|other| overlap(r, other)))?;
         taken.push(free);
         Some((free[0], free[3] - 3.0))
     };
@@ -74,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_label_stands_right_of_its_point_and_else_left() {
-        let places = around(&[(50.0, 50.0), (95.0, 80.0)], &[Some("ab"), Some("ab")], [0.0, 0.0, 100.0, 100.0]);
+        let places =
+            around(&[(50.0, 50.0), (95.0, 80.0)], &[Some("ab"), Some("ab")], [0.0, 0.0, 100.0, 100.0]);
         assert_eq!(places[0], Some((57.0, 53.0)));
         assert_eq!(places[1], Some((95.0 - 7.0 - 2.0 * LETTER, 83.0)));
         assert_eq!(around(&[(0.0, 0.0)], &[None], [0.0; 4]), [None]);

@@ -35,23 +35,27 @@ impl Look {
         self.index.map_or(0, |index| (index + index / COLOURS * 3) % SHAPES)
     }
 
-    /// The marker at a point.
-    pub(crate) fn marker(self, x: f64, y: f64, title: &str) -> String {
+    /// The marker at a point; of size 1 it is about 8 wide.
+    pub(crate) fn marker(self, (x, y): (f64, f64), size: f64, title: &str) -> String {
         let class = if self.is_hollow() { "mark hollow" } else { "mark" };
-        let title = if title.is_empty() { String::new() } else { format!("<title>{}</title>", super::escape(title)) };
-        format!("<path class=\"{class}\" d=\"{}\">{title}</path>", outline(self.shape(), x, y))
+        let title =
+            if title.is_empty() { String::new() } else { format!("<title>{}</title>", super::escape(title)) };
+        format!("<path class=\"{class}\" d=\"{}\">{title}</path>", outline(self.shape(), size, x, y))
     }
 }
 
-/// The outline of a shape about 8 wide.
-fn outline(shape: usize, x: f64, y: f64) -> String {
+/// The outline of a shape.
+fn outline(shape: usize, size: f64, x: f64, y: f64) -> String {
     let polygon = |corners: &[(f64, f64)]| {
         let points: Vec<String> =
-            corners.iter().map(|(dx, dy)| format!("{} {}", at(x + dx), at(y + dy))).collect();
+            corners.iter().map(|(dx, dy)| format!("{} {}", at(x + size * dx), at(y + size * dy))).collect();
         format!("M{}Z", points.join("L"))
     };
     match shape {
-        0 => format!("M{} {}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z", at(x - 4.0), at(y)),
+        0 => {
+            let (r, d) = (at(4.0 * size), at(8.0 * size));
+            format!("M{} {}a{r} {r} 0 1 0 {d} 0a{r} {r} 0 1 0 -{d} 0Z", at(x - 4.0 * size), at(y))
+        }
         1 => polygon(&[(-3.6, -3.6), (3.6, -3.6), (3.6, 3.6), (-3.6, 3.6)]),
         2 => polygon(&[(0.0, -4.8), (4.6, 3.4), (-4.6, 3.4)]),
         3 => polygon(&[(0.0, -5.2), (5.2, 0.0), (0.0, 5.2), (-5.2, 0.0)]),
@@ -59,11 +63,22 @@ fn outline(shape: usize, x: f64, y: f64) -> String {
         5 => {
             let (a, b) = (1.5, 4.8);
             polygon(&[
-                (-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a),
+                (-a, -b),
+                (a, -b),
+                (a, -a),
+                (b, -a),
+                (b, a),
+                (a, a),
+                (a, b),
+                (-a, b),
+                (-a, a),
+                (-b, a),
+                (-b, -a),
+                (-a, -a),
             ])
         }
         6 => polygon(&[(-2.4, -4.4), (2.4, -4.4), (4.8, 0.0), (2.4, 4.4), (-2.4, 4.4), (-4.8, 0.0)]),
-        _ => polygon(&[(-4.8, -2.6), (4.8, -2.6), (0.8, 0.0), (4.8, 2.6), (-4.8, 2.6), (-0.8, 0.0)]),
+        _ => polygon(&[(-5.0, -4.4), (0.0, -1.6), (5.0, -4.4), (5.0, 4.4), (0.0, 1.6), (-5.0, 4.4)]),
     }
 }
 
@@ -72,7 +87,7 @@ pub(crate) fn key(look: Look) -> String {
     let class = look.class();
     format!(
         "<svg class=\"key\" aria-hidden=\"true\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\"><g class=\"{class}\">{}</g></svg>",
-        look.marker(7.0, 7.0, "")
+        look.marker((7.0, 7.0), 1.0, "")
     )
 }
 
@@ -91,6 +106,9 @@ mod tests {
 
     #[test]
     fn each_shape_has_its_own_outline() {
-        assert_eq!((0..SHAPES).map(|shape| outline(shape, 0.0, 0.0)).collect::<HashSet<_>>().len(), SHAPES);
+        assert_eq!(
+            (0..SHAPES).map(|shape| outline(shape, 1.0, 0.0, 0.0)).collect::<HashSet<_>>().len(),
+            SHAPES
+        );
     }
 }

@@ -8,8 +8,10 @@ use super::{Anchor, Axis, Canvas, Look, at, short};
 const LEFT: f64 = 50.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 38.0;
+/// Width of a marker before a name.
+const KEY: f64 = 14.0;
 /// Longest name written into a chart.
-const NAME: usize = 26;
+const NAME: usize = 32;
 
 /// One value.
 #[derive(Clone, Debug)]
@@ -24,15 +26,23 @@ pub(crate) struct Point {
     pub(crate) title: String,
 }
 
+/// How joined points and intervals are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A thin line, and a whisker for each interval.
+    Thread,
+    /// A line of this pattern (0 is solid) with small marks, and a band for the intervals.
+    Band(usize),
+}
+
 /// Points of one look.
 #[derive(Clone, Debug)]
 pub(crate) struct Curve {
     pub(crate) look: Look,
     pub(crate) points: Vec<Point>,
-    /// Points are joined, their intervals are a band, and this stands at the right end. Else intervals are whiskers.
+    /// Points are joined, and this stands at the right end.
     pub(crate) joined: Option<String>,
-    /// Pattern of the line: 0 is solid.
-    pub(crate) dash: usize,
+    pub(crate) form: Form,
 }
 
 /// A chart.
@@ -73,8 +83,13 @@ impl Plot {
     fn right(&self) -> f64 {
         let longest = self.curves.iter().filter_map(|curve| curve.joined.as_ref());
         let longest = longest.map(|name| name.chars().count().min(NAME)).max().unwrap_or(0);
-        let room = if longest > 0 { 12.0 + longest as f64 * LETTER } else { 14.0 };
-        (self.size.0 - room).max(LEFT + 40.0)
+        let room = if longest > 0 { 12.0 + longest as f64 * LETTER } else { 26.0 };
+        (self.size.0 - room - if self.has_threads() { KEY } else { 0.0 }).max(LEFT + 40.0)
+    }
+
+    /// Names at the right end of threads have their marker before them.
+    fn has_threads(&self) -> bool {
+        self.curves.iter().any(|curve| curve.joined.is_some() && curve.form == Form::Thread)
     }
 
     fn place(&self, x: f64, y: f64) -> (f64, f64) {
@@ -127,10 +142,13 @@ impl Plot {
     fn spread(&self, canvas: &mut Canvas, curve: &Curve) {
         let ranges: Vec<(f64, [f64; 2])> = self
             .shown(curve)
-            .filter_map(|point| Some((self.place(point.x, point.y).0, point.range?.map(|end| self.height(end)))))
+            .filter_map(|point| {
+                Some((self.place(point.x, point.y).0, point.range?.map(|end| self.height(end))))
+            })
             .collect();
         let class = curve.look.class();
-        if curve.joined.is_none() {
+        // A band of one point would not be seen.
+        if curve.form == Form::Thread || ranges.len() == 1 {
             for (x, [low, high]) in ranges {
                 canvas.line(&format!("whisker {class}"), (x, low), (x, high));
             }
@@ -145,26 +163,38 @@ impl Plot {
     fn curve(&self, canvas: &mut Canvas, curve: &Curve) {
         let mut body = String::new();
         let points: Vec<(f64, f64)> = self.shown(curve).map(|point| self.place(point.x, point.y)).collect();
+        let (class, size) = match curve.form {
+            Form::Thread => ("thread".to_string(), 1.0),
+            Form::Band(dash) => (format!("line d{}", dash % 4), 0.65),
+        };
         if curve.joined.is_some() && points.len() > 1 {
-            let _ = write!(body, "<path class=\"line d{}\" d=\"{}\"/>", curve.dash % 4, path(&points));
+            let _ = write!(body, "<path class=\"{class}\" d=\"{}\"/>", path(&points));
         }
         for (point, (x, y)) in self.shown(curve).zip(&points) {
-            body.push_str(&curve.look.marker(*x, *y, &point.title));
+            body.push_str(&curve.look.marker((*x, *y), size, &point.title));
         }
         canvas.push(&format!("<g class=\"{}\">{body}</g>", curve.look.class()));
     }
 
     /// Names at the right ends of joined curves.
     fn end_names(&self, canvas: &mut Canvas) {
-        let ends: Vec<(&str, f64)> = self
+        let ends: Vec<(&Curve, &str, f64)> = self
             .curves
             .iter()
-            .filter_map(|curve| Some((curve.joined.as_deref()?, self.height(self.shown(curve).last()?.y) + 3.5)))
+            .filter_map(|curve| {
+                Some((curve, curve.joined.as_deref()?, self.height(self.shown(curve).last()?.y) + 3.5))
+            })
             .collect();
-        let wanted: Vec<f64> = ends.iter().map(|(_, y)| *y).collect();
+        let wanted: Vec<f64> = ends.iter().map(|(_, _, y)| *y).collect();
         let heights = labels::column(&wanted, TOP + 3.5, self.size.1 - BOTTOM + 3.5);
-        for ((name, _), y) in ends.iter().zip(heights) {
-            canvas.text("name", (self.right() + 8.0, y), Anchor::Start, &short(name, NAME));
+        for ((curve, name, _), y) in ends.iter().zip(heights) {
+            let mut x = self.right() + 8.0;
+            if curve.form == Form::Thread {
+                let marker = curve.look.marker((x + 4.0, y - 3.5), 0.85, "");
+                canvas.push(&format!("<g class=\"{}\">{marker}</g>", curve.look.class()));
+                x += KEY;
+            }
+            canvas.text("name", (x, y), Anchor::Start, &short(name, NAME));
         }
     }
 
@@ -200,17 +230,18 @@ mod tests {
         Point { x, y, range: Some([y - 0.1, y + 0.1]), label: Some("p".into()), title: "<t>".into() }
     }
 
-    fn plot(joined: Option<String>, points: Vec<Point>) -> Plot {
-        let axes = (Axis::new("bytes", Kind::Bytes, [1024.0, 4096.0]), Axis::new("score", Kind::Score, [0.0, 1.0]));
-        let mut plot = Plot::new("a chart".into(), (364.0, 164.0), axes.0, axes.1);
-        plot.curves.push(Curve { look: Look::new(0), points, joined, dash: 0 });
+    fn plot(form: Form, joined: Option<String>, points: Vec<Point>) -> Plot {
+        let axes =
+            (Axis::new("bytes", Kind::Bytes, [1024.0, 4096.0]), Axis::new("score", Kind::Score, [0.0, 1.0]));
+        let mut plot = Plot::new("a chart".into(), (376.0, 164.0), axes.0, axes.1);
+        plot.curves.push(Curve { look: Look::new(0), points, joined, form });
         plot
     }
 
     #[test]
     fn points_stand_where_their_values_are() {
         // From 50 to 350 over two doublings, from 126 (0) to 26 (1): 2048 at 200, 0.5 at 76; the whisker 0.4 to 0.6.
-        let svg = plot(None, vec![point(2048.0, 0.5)]).svg();
+        let svg = plot(Form::Thread, None, vec![point(2048.0, 0.5)]).svg();
         assert!(svg.contains("M196 76a4 4"), "{svg}");
         assert!(svg.contains("<path class=\"whisker c0\" d=\"M200 86L200 66\"/>"), "{svg}");
         assert!(svg.contains("<title>&lt;t&gt;</title>"));
@@ -218,15 +249,27 @@ mod tests {
 
     #[test]
     fn what_no_axis_can_show_is_left_out() {
-        let svg = plot(None, vec![point(0.0, 0.5), point(f64::NAN, 0.5), point(2048.0, f64::INFINITY)]).svg();
+        let svg = plot(
+            Form::Thread,
+            None,
+            vec![point(0.0, 0.5), point(f64::NAN, 0.5), point(2048.0, f64::INFINITY)],
+        )
+        .svg();
         assert!(!svg.contains("NaN") && !svg.contains("inf") && !svg.contains("class=\"mark\""));
     }
 
     #[test]
     fn joined_points_have_a_band_and_a_name() {
-        let svg = plot(Some("25 %".into()), vec![point(1024.0, 0.5), point(4096.0, 0.5)]).svg();
-        assert!(svg.contains("class=\"band c0\"") && svg.contains("class=\"line d0\"") && svg.contains(">25 %</text>"));
-        let one = plot(Some("25 %".into()), vec![point(1024.0, 0.5)]).svg();
-        assert!(!one.contains("class=\"line") && !one.contains("class=\"band"));
+        let svg =
+            plot(Form::Band(0), Some("25 %".into()), vec![point(1024.0, 0.5), point(4096.0, 0.5)]).svg();
+        assert!(
+            svg.contains("class=\"band c0\"")
+                && svg.contains("class=\"line d0\"")
+                && svg.contains(">25 %</text>")
+        );
+        let one = plot(Form::Band(0), Some("25 %".into()), vec![point(1024.0, 0.5)]).svg();
+        assert!(
+            !one.contains("class=\"line") && !one.contains("class=\"band") && one.contains("class=\"whisker")
+        );
     }
 }

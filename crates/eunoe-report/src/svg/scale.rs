@@ -59,7 +59,11 @@ impl Axis {
     /// Where a value stands between `from` (lowest) and `to` (highest); values outside stand at the ends.
     pub(super) fn place(&self, value: f64, from: f64, to: f64) -> f64 {
         let [low, high] = self.range;
-        let share = if self.kind.is_log() { (value / low).ln() / (high / low).ln() } else { (value - low) / (high - low) };
+        let share = if self.kind.is_log() {
+            (value / low).ln() / (high / low).ln()
+        } else {
+            (value - low) / (high - low)
+        };
         from + (to - from) * if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.5 }
     }
 
@@ -71,9 +75,10 @@ impl Axis {
             Kind::Seconds | Kind::Log => powers(low, high, &[1.0, 2.0, 5.0], 10.0),
             Kind::Share | Kind::Score | Kind::Times => Vec::new(),
         };
-        while ticks.len() > most {
-            ticks = ticks.iter().copied().skip(1).step_by(2).collect();
-        }
+        // Every second, third … of too many, so that the last stays.
+        let stride = ticks.len().div_ceil(most.max(1)).max(1);
+        let skipped = ticks.len().saturating_sub(1) % stride;
+        ticks = ticks.into_iter().skip(skipped).step_by(stride).collect();
         if ticks.len() < 2 {
             ticks = even(low, high, most);
         }
@@ -89,9 +94,10 @@ impl Kind {
     fn text(self, value: f64) -> String {
         match self {
             Self::Bytes => units::bytes(value).replace(".0 ", " "),
-            Self::Tokens if value >= 1024.0 && value % 1024.0 == 0.0 => format!("{}K", value / 1024.0),
-            Self::Tokens => units::count(value.round() as usize),
-            Self::Seconds => units::seconds(value).replace(".0 ", " ").replace(".00 ", " ").replace(".50 ", ".5 "),
+            Self::Tokens => units::tokens(value.round() as usize),
+            Self::Seconds => {
+                units::seconds(value).replace(".0 ", " ").replace(".00 ", " ").replace(".50 ", ".5 ")
+            }
             Self::Log if value >= 0.001 => format!("{value}"),
             Self::Log => format!("{value:e}"),
             Self::Share => format!("{:.0} %", value * 100.0),
@@ -115,7 +121,10 @@ fn even(low: f64, high: f64, most: usize) -> Vec<f64> {
     let step = [1.0, 2.0, 2.5, 5.0, 10.0].map(|step| step * size).into_iter().find(|step| *step >= raw);
     let step = step.filter(|step| step.is_finite() && *step > 0.0).unwrap_or(1.0);
     let first = (low / step).ceil() as i64;
-    (first..first + most as i64 + 1).map(|i| i as f64 * step).filter(|tick| *tick <= high).collect()
+    (first..first + most as i64 + 1)
+        .map(|i| i as f64 * step)
+        .filter(|tick| *tick <= high + step * 1e-9)
+        .collect()
 }
 
 #[cfg(test)]
@@ -139,7 +148,7 @@ mod tests {
     fn ticks_are_round_numbers() {
         assert_eq!(ticks(Kind::Share, [0.0, 1.0]), ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]);
         assert_eq!(ticks(Kind::Tokens, [900.0, 9000.0]), ["1K", "2K", "4K", "8K"]);
-        assert_eq!(ticks(Kind::Bytes, [1e6, 1.1e8]), ["2 MiB", "8 MiB", "32 MiB"]);
+        assert_eq!(ticks(Kind::Bytes, [1e6, 1.1e8]), ["1 MiB", "4 MiB", "16 MiB", "64 MiB"]);
         assert_eq!(ticks(Kind::Seconds, [0.4, 12.0]), ["0.5 s", "1 s", "2 s", "5 s", "10 s"]);
         assert_eq!(ticks(Kind::Seconds, [4.1, 4.6]), ["4.1 s", "4.2 s", "4.3 s", "4.4 s", "4.5 s", "4.6 s"]);
     }

@@ -1,13 +1,13 @@
 //! A text of code words follows Zipf's law, and the three most frequent are asked for.
 //!
 //! * Paper:    Hsieh et al., 2024, arXiv 2404.06654, section 3; frequent words extraction, alpha = 2
-//! * Equation: count of rank k = floor(N k^-alpha / zeta(alpha)); rank 1 is "..." and does not count; score = share of
-//!   ranks 2 to 4 that stand in the answer
+//! * Equation: count of rank k = floor(N k^-alpha / zeta(alpha)); rank 1 is "..." and does not count; score =
+//!   share of ranks 2 to 4 that stand in the answer
 //! * Shapes:   (length - 50) / 50 code words of 6 letters, N of the text → one ask
 //! * Cost:     one prompt, 50 new tokens
-//! * Differs:  wordings are ours; N is searched per item, from the least that sets rank 4 off from rank 5. The answer
-//!   stands everywhere by nature, and `depths` are all places of ranks 2 to 4; balanced: the k-th of r copies of a
-//!   word stands in the k-th of r equal parts of the text
+//! * Differs:  wordings are ours; N is searched per item, from the least that sets rank 4 off from rank 5.
+//!   The answer stands everywhere by nature, and `depths` are all places of ranks 2 to 4; balanced: the k-th
+//!   of r copies of a word stands in the k-th of r equal parts of the text
 //! * Oracle:   words counted in the text
 
 use eunoe_core::{Card, Result};
@@ -83,5 +83,37 @@ impl Task for Fwe {
 
     fn mark(&self, item: &Item, given: &[Given]) -> Mark {
         marks::ruler_all(item, given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy;
+
+    #[test]
+    fn copies_follow_the_law() {
+        // 100 / 1.644934 = 60.79; by 4, 9, 16 and 25: 15.2, 6.75, 3.80, 2.43.
+        assert_eq!([1, 2, 3, 4, 5].map(|k| copies(100, k)), [60, 15, 6, 3, 2]);
+        assert!((LEAST..20_000).all(|n| copies(n, 4) > copies(n, 5) && copies(n, 2) > copies(n, 3)));
+        assert_eq!(copies(LEAST - 1, 4), copies(LEAST - 1, 5));
+    }
+
+    #[test]
+    fn the_gold_is_what_counting_finds() {
+        for id in ["fwe", "fwe_balanced"] {
+            let item = toy::item(id, 4096, 2);
+            let text = item.context.lines().nth(1).unwrap();
+            let count = |word: &str| text.split(' ').filter(|other| *other == word).count();
+            let gold = &toy::only(&item).gold;
+            let mut others: Vec<&str> = text.split(' ').collect();
+            others.sort_unstable();
+            others.dedup();
+            others.retain(|word| *word != DOTS && !gold.iter().any(|gold| gold == word));
+            let most = others.iter().map(|word| count(word)).max().unwrap();
+            assert!(gold.iter().all(|gold| count(gold) > most) && count(&gold[0]) > count(&gold[1]), "{id}");
+            assert!(count(DOTS) > count(&gold[0]), "{id}");
+            assert_eq!(item.depths.len(), gold.iter().map(|gold| count(gold)).sum::<usize>(), "{id}");
+        }
     }
 }

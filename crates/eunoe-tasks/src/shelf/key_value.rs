@@ -4,8 +4,8 @@
 //! * Equation: score = 1 if the value stands in the answer
 //! * Shapes:   n pairs of version 4 UUIDs → one ask
 //! * Cost:     one prompt, 64 new tokens
-//! * Differs:  wordings are ours; n is searched for the length instead of 75, 140 and 300 pairs; the key's place is
-//!   even over samples instead of on a grid; 64 new tokens instead of 100
+//! * Differs:  wordings are ours; n is searched for the length instead of 75, 140 and 300 pairs; the key's
+//!   place is even over samples instead of on a grid; 64 new tokens instead of 100
 //! * Oracle:   the object parsed as JSON
 
 use eunoe_core::{Card, Result};
@@ -59,7 +59,31 @@ impl Task for KeyValue {
     }
 
     fn mark(&self, item: &Item, given: &[Given]) -> Mark {
-        let score = item.asks.first().map_or(0.0, |ask| marks::match_all(&marks::text(given.first()), &ask.gold));
+        let score =
+            item.asks.first().map_or(0.0, |ask| marks::match_all(&marks::text(given.first()), &ask.gold));
         Mark::of(score)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::toy;
+
+    #[test]
+    fn the_object_has_the_asked_pair_at_its_depth() {
+        for sample in 0..5 {
+            let item = toy::item("key_value", 2048, sample);
+            let ask = toy::only(&item);
+            let text = &item.context[item.context.find('{').unwrap()..];
+            let object: BTreeMap<String, String> = serde_json::from_str(text).unwrap();
+            // A pair has 80 bytes, 20 tokens.
+            assert!((90..100).contains(&object.len()), "{}", object.len());
+            let (key, value) = object.iter().find(|(key, _)| ask.question.contains(*key)).unwrap();
+            assert_eq!(&ask.gold[0], value);
+            assert!(toy::at(&item, item.depths[0]).starts_with(&format!("\"{key}\": \"{value}\"")));
+            assert_eq!(toy::mark("key_value", &item, &[&value.to_uppercase()]).score, 1.0);
+        }
     }
 }

@@ -1,12 +1,15 @@
-//! The last word of a passage is predicted from the whole passage: a short task that a memory should not harm.
+//! The last word of a passage is predicted from the whole passage: a short task that a memory should not
+//! harm.
 //!
 //! * Paper:    Paperno et al., 2016, arXiv 1606.06031
-//! * Equation: score = 1 if every token of the last word was the likeliest; `nll` = mean of -ln P over its tokens
+//! * Equation: score = 1 if every token of the last word was the likeliest; `nll` = mean of -ln P over its
+//!   tokens
 //! * Shapes:   n words of filler, then the passage → one ask
 //! * Cost:     one prompt
-//! * Differs:  book text that has nothing to do with the passage fills the length before it, so that memory is cut (none
-//!   if the length holds only the passage). Without a file of passages: sentences of the text, 40 words or more, whose
-//!   last word of 4 letters or more stood in them before; nobody checked that a reader guesses them
+//! * Differs:  book text that has nothing to do with the passage fills the length before it, so that memory
+//!   is cut (none if the length holds only the passage). Without a file of passages: sentences of the text,
+//!   40 words or more, whose last word of 4 letters or more stood in them before; nobody checked that a
+//!   reader guesses them
 //! * Oracle:   passages found again in the text; marks by hand
 
 use eunoe_core::{Card, Error, Result};
@@ -59,8 +62,9 @@ impl Task for Lambada {
         let mut rng = rng(draw, CARD.id);
         let list = draw.sources.continuations();
         let passage = match list.len() {
-            0 => found(draw.sources.haystack()?, &mut rng)
-                .ok_or_else(|| Error::Invalid("`lambada` finds no passage in the text; give a longer one".into()))?,
+            0 => found(draw.sources.haystack()?, &mut rng).ok_or_else(|| {
+                Error::Invalid("`lambada` finds no passage in the text; give a longer one".into())
+            })?,
             count => list[draw.sample % count].clone(),
         };
         let text = format!(" {}", passage.continuation);
@@ -82,5 +86,55 @@ impl Task for Lambada {
 
     fn is_raw(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Sources, toy};
+
+    #[test]
+    fn every_token_must_be_the_likeliest() {
+        let item = toy::item("lambada", 512, 0);
+        let mark = |likeliest: &[bool]| {
+            Lambada.mark(
+                &item,
+                &[Given::Nats { nats: vec![0.5; likeliest.len()], likeliest: likeliest.to_vec() }],
+            )
+        };
+        let right = mark(&[true, true]);
+        assert_eq!((right.score, right.details["nll"]), (1.0, 0.5));
+        assert_eq!([mark(&[true, false]).score, mark(&[]).score, Lambada.mark(&item, &[]).score], [0.0; 3]);
+    }
+
+    #[test]
+    fn passages_of_a_text_end_in_a_word_that_stood_before() {
+        let sources = toy::sources();
+        let whole = sources.haystack().unwrap().passage(0, 20_000);
+        for sample in 0..5 {
+            let item = Lambada.draw(&toy::draw(&sources, 1024, sample)).unwrap();
+            let ask = toy::only(&item);
+            // Sentences of the toy text have 5 words and end in the same one: 8 sentences are 40 words.
+            assert_eq!(ask.question.split_whitespace().count(), LEAST - 1);
+            assert_eq!(ask.gold, [" slowly"]);
+            assert!(ask.question.contains("slowly.") && whole.contains(&format!("{} slowly.", ask.question)));
+        }
+    }
+
+    #[test]
+    fn passages_of_a_file_come_in_turn_after_filler() {
+        let lines = "{\"context\": \"She said good\", \"continuation\": \"night\"}\n\
+                     {\"context\": \"He said good\", \"continuation\": \"day\"}";
+        let sources = toy::sources().replaced_by(Sources::read(&[("lambada.jsonl", lines)]).unwrap());
+        let item = Lambada.draw(&toy::draw(&sources, 512, 3)).unwrap();
+        assert_eq!(
+            (toy::only(&item).question.as_str(), &toy::only(&item).gold[0][..]),
+            ("He said good", " day")
+        );
+        assert!(item.context.starts_with("Traveller") && item.context.ends_with("\n\n"));
+        // 7 of overhead, 3 of the question, 1 of the answer: no room for a word and a blank line.
+        assert_eq!(Lambada.draw(&toy::draw(&sources, 11, 1)).unwrap().context, "");
+        assert!(Lambada.draw(&toy::draw(&sources, 10, 1)).is_err());
     }
 }

@@ -1,6 +1,8 @@
-//! Of the attention that full memory pays, how much falls on what a plan keeps: forgetting without any answer.
+//! Of the attention that full memory pays, how much falls on what a plan keeps: forgetting without any
+//! answer.
 //!
-//! * Paper:    of ours; attention recall is used by e.g. Quest (2024, arXiv 2406.10774) and H2O (2023, arXiv 2306.14048)
+//! * Paper:    of ours; attention recall is used by e.g. Quest (2024, arXiv 2406.10774) and H2O (2023, arXiv
+//!   2306.14048)
 //! * Equation: score = share of the attention of the continuation's rows that falls on kept slots, as given
 //! * Shapes:   n words, of which the last (about 32 tokens) attend → one ask
 //! * Cost:     one prompt, under full memory and under the plan
@@ -44,5 +46,32 @@ impl Task for MassRecall {
 
     fn is_raw(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy;
+
+    #[test]
+    fn the_share_is_the_score() {
+        let item = toy::item("mass_recall", 1024, 0);
+        let score = |share| MassRecall.mark(&item, &[Given::Share(share)]).score;
+        assert_eq!([0.25, 1.0, 1.0000001, f64::NAN].map(score), [0.25, 1.0, 1.0, 0.0]);
+        assert_eq!(MassRecall.mark(&item, &[]).score, 0.0);
+    }
+
+    #[test]
+    fn some_32_tokens_attend() {
+        let sources = toy::sources();
+        let hay = sources.haystack().unwrap();
+        let whole = hay.passage(0, hay.len());
+        for sample in 0..4 {
+            let item = MassRecall.draw(&toy::draw(&sources, 1024, sample)).unwrap();
+            let Reply::Attend { text } = &toy::only(&item).reply else { unreachable!() };
+            assert!((24..=ROWS).contains(&toy::tokens(text)), "{text}");
+            assert!(whole.contains(&format!("{}{text}", item.context)));
+        }
     }
 }

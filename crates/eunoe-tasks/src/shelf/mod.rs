@@ -134,7 +134,13 @@ const fn card(id: &'static str, name: &'static str, paper: &'static str, idea: &
 }
 
 /// An ask to be answered in writing, by the wordings of a page.
-fn write(draw: &Draw<'_>, names: [&str; 2], values: &[(&str, &str)], tokens: usize, gold: Vec<String>) -> Ask {
+fn write(
+    draw: &Draw<'_>,
+    names: [&str; 2],
+    values: &[(&str, &str)],
+    tokens: usize,
+    gold: Vec<String>,
+) -> Ask {
     let [question, cue] = names.map(|name| draw.sources.prompts().fill(name, values));
     Ask { question, cue, reply: Reply::Write { tokens }, gold }
 }
@@ -165,7 +171,8 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// Asks after text of the haystack that fills what is left of the length; nothing is before them if nothing fits.
+/// Asks after text of the haystack that fills what is left of the length; nothing is before them if nothing
+/// fits.
 fn filled(draw: &Draw<'_>, id: &str, rng: &mut Rng, asks: Vec<Ask>) -> Result<Item> {
     let hay = draw.sources.haystack().ok();
     let start = hay.map_or(0, |hay| hay.next_start(rng.usize(..hay.len())));
@@ -188,5 +195,7 @@ fn enough(draw: &Draw<'_>, id: &str, words: usize, text: usize, item: &Item) -> 
         return Ok(());
     }
     let length = draw.length;
-    Err(Error::Invalid(format!("`{id}` at {length} tokens needs more than the {text} words of the text; give a longer one")))
+    Err(Error::Invalid(format!(
+        "`{id}` at {length} tokens needs more than the {text} words of the text; give a longer one"
+    )))
 }

@@ -1,6 +1,8 @@
-//! Five unlike facts are put into a book and asked for one by one, after it was read: memory cannot know the question.
+//! Five unlike facts are put into a book and asked for one by one, after it was read: memory cannot know the
+//! question.
 //!
-//! * Paper:    of ours; the setting of one context and several questions is that of SCBench (2024, arXiv 2412.10319)
+//! * Paper:    of ours; the setting of one context and several questions is that of SCBench (2024, arXiv
+//!   2412.10319)
 //! * Equation: score = mean over 5 asks of 1 if the answer holds the fact
 //! * Shapes:   n words and 5 sentences, k of 5 at `(place + k / 5) mod 1` → 5 asks on one context
 //! * Cost:     one context, 5 * 24 new tokens
@@ -24,11 +26,20 @@ const LAST: [&str; 6] = ["Harkaway", "Pennyfeather", "Stroud", "Lovelace", "Quen
 
 /// Sentence and question; `{}` stands for what is asked for.
 const FACTS: [(&str, &str); 5] = [
-    ("The safe of the customs house opens with the number {}.", "With which number does the safe of the customs house open?"),
+    (
+        "The safe of the customs house opens with the number {}.",
+        "With which number does the safe of the customs house open?",
+    ),
     ("The new organist of the chapel is called {}.", "What is the new organist of the chapel called?"),
-    ("The travelling circus will spend the winter in {}.", "Where will the travelling circus spend the winter?"),
+    (
+        "The travelling circus will spend the winter in {}.",
+        "Where will the travelling circus spend the winter?",
+    ),
     ("The password of the night watch is {}.", "What is the password of the night watch?"),
-    ("The only thing that the thief left behind was a {}.", "What was the only thing that the thief left behind?"),
+    (
+        "The only thing that the thief left behind was a {}.",
+        "What was the only thing that the thief left behind?",
+    ),
 ];
 
 /// See the module.
@@ -78,7 +89,8 @@ impl Task for MultiQuestion {
             let mut ends = hay.sentences(start, words);
             ends.push(words);
             let at = places.iter().map(|place| nearest(&ends, place * words as f64));
-            let mut inserts: Vec<(usize, &str)> = at.zip(facts.iter().map(|(fact, _)| fact.as_str())).collect();
+            let mut inserts: Vec<(usize, &str)> =
+                at.zip(facts.iter().map(|(fact, _)| fact.as_str())).collect();
             inserts.sort_unstable();
             let (text, at) = weave(&hay.words(start, words), " ", &inserts);
             let (context, depths) = frame(draw, "multi_question.context", &[], &text, at);
@@ -91,5 +103,38 @@ impl Task for MultiQuestion {
         let right = |(i, ask): (usize, &Ask)| marks::match_all(&marks::text(given.get(i)), &ask.gold);
         let sum: f64 = item.asks.iter().enumerate().map(right).sum();
         Mark::of(sum / item.asks.len().max(1) as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy;
+
+    #[test]
+    fn each_fact_stands_once_and_is_asked_once() {
+        for sample in 0..4 {
+            let item = toy::item("multi_question", 4096, sample);
+            assert_eq!((item.asks.len(), item.depths.len()), (5, 5));
+            for (sentence, question) in FACTS {
+                let ask = item.asks.iter().find(|ask| ask.question.contains(question)).unwrap();
+                let fact = sentence.replace("{}", &ask.gold[0]);
+                assert_eq!(item.context.matches(&fact).count(), 1);
+                assert!(item.depths.iter().any(|depth| toy::at(&item, *depth).starts_with(&fact)));
+            }
+            assert!(
+                item.depths.windows(2).all(|pair| (pair[1] - pair[0] - 0.2).abs() < 0.02),
+                "{:?}",
+                item.depths
+            );
+        }
+    }
+
+    #[test]
+    fn two_of_five_are_two_fifths() {
+        let item = toy::item("multi_question", 1024, 0);
+        let gold = |i: usize| item.asks[i].gold[0].as_str();
+        let answers = [gold(0), gold(0), gold(2), ""];
+        assert!((toy::mark("multi_question", &item, &answers).score - 0.4).abs() < 1e-12);
     }
 }

@@ -1,12 +1,14 @@
-//! One invented sentence is put into a book, and a question about it is asked: does the model find it at any depth?
+//! One invented sentence is put into a book, and a question about it is asked: does the model find it at any
+//! depth?
 //!
 //! * Paper:    Kamradt, 2023, LLMTest_NeedleInAHaystack; no arXiv id
-//! * Equation: score = share of the sentence's key words that are words of the answer; `strict` = 1 if all are
+//! * Equation: score = share of the sentence's key words that are words of the answer; `strict` = 1 if all
+//!   are
 //! * Shapes:   n words and the needle at depth (sample mod 11) / 10 → one ask
 //! * Cost:     one prompt, 64 new tokens
-//! * Differs:  invented needles of ours instead of one about San Francisco, in turn over samples; no judge; grid of 11
-//!   depths; the passage begins at a random sentence; the needle goes in front of the sentence that the depth falls
-//!   into, as words, not tokens; `depths` says where it came to stand
+//! * Differs:  invented needles of ours instead of one about San Francisco, in turn over samples; no judge;
+//!   grid of 11 depths; the passage begins at a random sentence; the needle goes in front of the sentence
+//!   that the depth falls into, as words, not tokens; `depths` says where it came to stand
 //! * Oracle:   the needle found again; places by hand
 
 use eunoe_core::{Card, Result};
@@ -60,7 +62,8 @@ static CARD: Card = card(
     "one invented sentence is hidden in a book at a depth of a grid and asked for",
 );
 
-/// The start of the sentence that holds the word at `depth`, from sentence starts in order; the end for depth 1.
+/// The start of the sentence that holds the word at `depth`, from sentence starts in order; the end for depth
+/// 1.
 pub(super) fn before(sentences: &[usize], words: usize, depth: f64) -> usize {
     let word = (words as f64 * depth) as usize;
     let started = sentences.partition_point(|start| *start <= word);
@@ -93,5 +96,50 @@ impl Task for Needle {
         let Some(ask) = item.asks.first() else { return Mark::default() };
         let recall = marks::keyword_recall(&marks::text(given.first()), &ask.gold);
         Mark::of(recall).with("strict", f64::from(u8::from(recall == 1.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy;
+
+    #[test]
+    fn places_by_hand() {
+        // Sentences start at 0, 4, 9 of 12 words. Depth 0.5 is word 6, in the sentence from 4 on.
+        let place = |depth| before(&[0, 4, 9], 12, depth);
+        assert_eq!([0.0, 0.3, 0.34, 0.5, 0.99, 1.0].map(place), [0, 0, 4, 4, 9, 12]);
+    }
+
+    #[test]
+    fn the_needle_is_found_again_at_its_depth() {
+        for sample in 0..22 {
+            let item = toy::item("needle", 1024, sample);
+            let (sentence, question, _) = NEEDLES[sample % NEEDLES.len()];
+            assert!(toy::at(&item, item.depths[0]).starts_with(sentence), "{sample}");
+            assert_eq!(item.context.matches(sentence).count(), 1);
+            assert!(toy::only(&item).question.contains(question));
+            // One sentence of 9 tokens, the needle of 25 and the wordings before it, of some 950 tokens.
+            let want = (sample % GRID) as f64 / 10.0;
+            assert!((item.depths[0] - want).abs() < 0.05, "{sample}: {:?}", item.depths);
+        }
+    }
+
+    #[test]
+    fn questions_do_not_give_their_key_words_away() {
+        for (sentence, question, words) in NEEDLES {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            assert_eq!(marks::keyword_recall(sentence, &words), 1.0);
+            assert_eq!(marks::keyword_recall(question, &words), 0.0);
+            let others = NEEDLES.iter().filter(|(other, ..)| *other != sentence);
+            assert!(others.into_iter().all(|(other, ..)| marks::keyword_recall(other, &words) == 0.0));
+        }
+    }
+
+    #[test]
+    fn some_words_are_some_of_the_score() {
+        // Needle 2 has 4 key words.
+        let mark = toy::mark("needle", &toy::item("needle", 512, 2), &["In HONEY, smoked."]);
+        assert_eq!((mark.score, mark.details["strict"]), (0.5, 0.0));
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! * Paper:    Hsieh et al., 2024, arXiv 2404.06654, sections 3 and appendix B; NIAH tasks
 //! * Equation: score = share of the asked values that stand in the answer, whatever the case
-//! * Shapes:   n units (essay: words, else lines), keys * values needles → one ask of queries * values answers
+//! * Shapes:   n units (essay: words, else lines), keys * values needles → one ask of queries * values
+//!   answers
 //! * Cost:     one prompt, 128 new tokens
-//! * Differs:  wordings, words and essay are ours or the user's; the size is searched per item to the unit, so that the
-//!   increments of 500 words and 25 lines are not needed. Balanced: needle k of K stands at `(place + k / K) mod 1`,
-//!   those asked for first, `place` even over samples; the essay begins at a random word
+//! * Differs:  wordings, words and essay are ours or the user's; the size is searched per item to the unit,
+//!   so that the increments of 500 words and 25 lines are not needed. Balanced: needle k of K stands at
+//!   `(place + k / K) mod 1`, those asked for first, `place` even over samples; the essay begins at a random
+//!   word
 //! * Oracle:   needles found again by their own sentence; places by hand
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use eunoe_core::{Card, Result};
@@ -18,7 +21,7 @@ use super::{RULER, card, frame, listed, write};
 use crate::fit::largest;
 use crate::haystack::weave;
 use crate::random::{even, rng, strata, uuid};
-use crate::{Draw, Given, Haystack, Item, Mark, Task, marks, words};
+use crate::{Draw, Given, Item, Mark, Task, marks, words};
 
 const ANSWER: usize = 128;
 
@@ -53,7 +56,8 @@ const KEYS: &str = "a secret is asked for among others that look like it";
 const MANY: &str = "several secrets are noted in a long text and all asked for";
 
 const SINGLE_1: Niah = row("niah_single_1", "NIAH single 1: repeated noise", SINGLE, [1, 1, 1]);
-const SINGLE_2: Niah = Niah { hay: Hay::Essay, ..row("niah_single_2", "NIAH single 2: essay", SINGLE, [1, 1, 1]) };
+const SINGLE_2: Niah =
+    Niah { hay: Hay::Essay, ..row("niah_single_2", "NIAH single 2: essay", SINGLE, [1, 1, 1]) };
 const SINGLE_3: Niah = Niah {
     hay: Hay::Essay,
     value: Kind::Uuids,
@@ -61,18 +65,24 @@ const SINGLE_3: Niah = Niah {
 };
 const MULTIKEY_1: Niah =
     Niah { hay: Hay::Essay, ..row("niah_multikey_1", "NIAH multikey 1: four keys", KEYS, [4, 1, 1]) };
-const MULTIKEY_2: Niah =
-    Niah { hay: Hay::Needles, ..row("niah_multikey_2", "NIAH multikey 2: nothing but needles", KEYS, [1, 1, 1]) };
+const MULTIKEY_2: Niah = Niah {
+    hay: Hay::Needles,
+    ..row("niah_multikey_2", "NIAH multikey 2: nothing but needles", KEYS, [1, 1, 1])
+};
 const MULTIKEY_3: Niah = Niah {
     hay: Hay::Needles,
     key: Kind::Uuids,
     value: Kind::Uuids,
     ..row("niah_multikey_3", "NIAH multikey 3: nothing but UUID needles", KEYS, [1, 1, 1])
 };
-const MULTIVALUE: Niah =
-    Niah { hay: Hay::Essay, ..row("niah_multivalue", "NIAH multivalue: four values of a key", MANY, [1, 4, 1]) };
-const MULTIQUERY: Niah =
-    Niah { hay: Hay::Essay, ..row("niah_multiquery", "NIAH multiquery: four keys asked for", MANY, [4, 1, 4]) };
+const MULTIVALUE: Niah = Niah {
+    hay: Hay::Essay,
+    ..row("niah_multivalue", "NIAH multivalue: four values of a key", MANY, [1, 4, 1])
+};
+const MULTIQUERY: Niah = Niah {
+    hay: Hay::Essay,
+    ..row("niah_multiquery", "NIAH multiquery: four keys asked for", MANY, [4, 1, 4])
+};
 
 /// The official eight, then the balanced eight.
 pub static TABLE: [Niah; 16] = [
@@ -102,6 +112,15 @@ const fn row(id: &'static str, name: &'static str, idea: &'static str, counts: [
 /// A needle: its sentence, and whether it is asked for.
 type Needle = (String, bool);
 
+/// A haystack in units.
+struct Units<'a> {
+    pieces: Vec<Cow<'a, str>>,
+    /// What joins them.
+    sep: &'static str,
+    /// Before which of them a needle may go; the last is behind all.
+    ends: Vec<usize>,
+}
+
 impl Niah {
     const fn balanced(self, id: &'static str, name: &'static str) -> Self {
         let card = Card { id, name, ..self.card };
@@ -113,10 +132,10 @@ impl Niah {
         draw.sources.prompts().fill("niah.needle", &[("kind", kind), ("key", key), ("value", value)])
     }
 
-    /// Where the needles go among `count` units, in order, those asked for marked.
+    /// Where each needle goes, in order of the places.
     fn places(&self, rng: &mut Rng, place: f64, ends: &[usize], needles: &[Needle]) -> Vec<(usize, usize)> {
         let (units, last) = (ends.len() - 1, ends[ends.len() - 1]);
-        let mut at: Vec<usize> = if self.is_balanced {
+        let at: Vec<usize> = if self.is_balanced {
             strata(place, needles.len()).iter().map(|t| nearest(ends, t * last as f64)).collect()
         } else if self.hay == Hay::Essay {
             // 40 depths from 0 to 100 %, in whole per cents.
@@ -126,7 +145,7 @@ impl Niah {
         } else {
             rng.choose_multiple(0..units, needles.len())
         };
-        let mut places: Vec<(usize, usize)> = at.drain(..).zip(0..needles.len()).collect();
+        let mut places: Vec<(usize, usize)> = at.into_iter().zip(0..).collect();
         places.sort_unstable();
         places
     }
@@ -144,12 +163,12 @@ impl Niah {
                 gold.extend((i < queries).then_some(value));
             }
         }
-        let start = rng.usize(..);
-        let (pieces, sep, ends) = self.pieces(draw, &mut rng, units, (start, &mut seen))?;
-        let places = self.places(&mut rng, even(draw, self.card.id), &ends, &needles);
-        let inserts: Vec<(usize, &str)> = places.iter().map(|(at, k)| (*at, needles[*k].0.as_str())).collect();
-        let pieces: Vec<&str> = pieces.iter().map(AsRef::as_ref).collect();
-        let (text, at) = weave(&pieces, sep, &inserts);
+        let hay = self.units(draw, &mut rng, &mut seen, units)?;
+        let places = self.places(&mut rng, even(draw, self.card.id), &hay.ends, &needles);
+        let inserts: Vec<(usize, &str)> =
+            places.iter().map(|(at, k)| (*at, needles[*k].0.as_str())).collect();
+        let pieces: Vec<&str> = hay.pieces.iter().map(AsRef::as_ref).collect();
+        let (text, at) = weave(&pieces, hay.sep, &inserts);
         let asked = places.iter().zip(at).filter(|((_, k), _)| needles[*k].1).map(|(_, at)| at);
         let (kind, kinds) = (self.value.name(), format!("{}s", self.value.name()));
         let spoken = [("kind", kind), ("kinds", &kinds), ("keys", &listed(&names[..queries]))];
@@ -163,30 +182,32 @@ impl Niah {
         Ok(Item { context, asks, depths })
     }
 
-    /// Units of haystack, what joins them, and before which of them a needle may go.
-    fn pieces<'a>(
+    /// `count` units of haystack.
+    fn units<'a>(
         &self,
         draw: &Draw<'a>,
         rng: &mut Rng,
-        units: usize,
-        (start, seen): (usize, &mut HashSet<String>),
-    ) -> Result<(Vec<std::borrow::Cow<'a, str>>, &'static str, Vec<usize>)> {
-        let lines = (0..=units).collect();
+        seen: &mut HashSet<String>,
+        count: usize,
+    ) -> Result<Units<'a>> {
+        let start = rng.usize(..);
+        let lines = |pieces| Units { pieces, sep: "\n", ends: (0..=count).collect() };
         Ok(match self.hay {
-            Hay::Noise => (vec![draw.sources.prompts().fill("noise", &[]).into(); units], "\n", lines),
+            Hay::Noise => lines(vec![draw.sources.prompts().fill("noise", &[]).into(); count]),
             Hay::Needles => {
                 let mut other = || {
                     let (key, value) = (self.key.fresh(rng, seen), self.value.fresh(rng, seen));
                     self.needle(draw, &key, &value).into()
                 };
-                ((0..units).map(|_| other()).collect(), "\n", lines)
+                lines((0..count).map(|_| other()).collect())
             }
             Hay::Essay => {
-                let hay: &Haystack = draw.sources.haystack()?;
+                let hay = draw.sources.haystack()?;
                 let start = if self.is_balanced { start % hay.len() } else { 0 };
-                let mut ends = hay.sentences(start, units);
-                ends.push(units);
-                (hay.words(start, units).into_iter().map(Into::into).collect(), " ", ends)
+                let mut ends = hay.sentences(start, count);
+                ends.push(count);
+                let pieces = hay.words(start, count).into_iter().map(Cow::Borrowed).collect();
+                Units { pieces, sep: " ", ends }
             }
         })
     }
@@ -238,5 +259,97 @@ impl Task for Niah {
 
     fn mark(&self, item: &Item, given: &[Given]) -> Mark {
         marks::ruler_all(item, given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy;
+
+    #[test]
+    fn places_by_hand() {
+        assert_eq!([0.0, 4.9, 5.1, 12.0, 99.0].map(|to| nearest(&[0, 10, 13], to)), [0, 0, 10, 13, 13]);
+        // Sentences start at words 0, 5, .., 95 of 100. The last of 40 depths is 100 %, the text's end; depth
+        // 1 of 39 is 3 %: sentence 20 * 3 / 100 = 0; depth 20 is 51 %: sentence 10, word 50.
+        let ends: Vec<usize> = (0..=20).map(|i| 5 * i).collect();
+        let needles = vec![(String::new(), true); 40];
+        let places = MULTIKEY_1.places(&mut Rng::with_seed(1), 0.0, &ends, &needles);
+        let at: Vec<usize> = places.iter().map(|(at, _)| *at).collect();
+        assert_eq!((at[1], at[20], at[39]), (0, 50, 100));
+        // Balanced: 0.3, 0.8 of 100 words.
+        let row = SINGLE_2.balanced("a", "b");
+        assert_eq!(row.places(&mut Rng::with_seed(1), 0.3, &ends, &needles[..2]), [(30, 0), (80, 1)]);
+        assert_eq!(row.places(&mut Rng::with_seed(1), 0.8, &ends, &needles[..2]), [(30, 1), (80, 0)]);
+    }
+
+    /// Key and value of every needle, by their wording.
+    fn needles(item: &Item) -> Vec<(String, String)> {
+        let parts = item.context.split("Note this: a secret ").skip(1);
+        let read = |part: &str| {
+            let words: Vec<&str> = part.split_whitespace().take(5).collect();
+            (words[2].to_owned(), words[4].trim_end_matches('.').to_owned())
+        };
+        parts.map(read).collect()
+    }
+
+    #[test]
+    fn needles_are_as_many_as_the_table_says_and_hold_the_gold() {
+        for (id, count, gold) in [
+            ("niah_single_1", 1, 1),
+            ("niah_single_2", 1, 1),
+            ("niah_single_3_balanced", 1, 1),
+            ("niah_multikey_1", 4, 1),
+            ("niah_multivalue", 4, 4),
+            ("niah_multivalue_balanced", 4, 4),
+            ("niah_multiquery", 4, 4),
+        ] {
+            for sample in 0..3 {
+                let item = toy::item(id, 2048, sample);
+                let (ask, needles) = (toy::only(&item), needles(&item));
+                assert_eq!((needles.len(), ask.gold.len(), item.depths.len()), (count, gold, gold), "{id}");
+                let asked = needles.iter().filter(|(key, _)| ask.question.contains(key));
+                let mut values: Vec<&String> = asked.map(|(_, value)| value).collect();
+                let mut want: Vec<&String> = ask.gold.iter().collect();
+                values.sort();
+                want.sort();
+                assert_eq!(values, want, "{id}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_haystack_of_needles_has_no_key_twice() {
+        for id in ["niah_multikey_2", "niah_multikey_3_balanced"] {
+            let item = toy::item(id, 4096, 0);
+            let needles = needles(&item);
+            let keys: HashSet<&String> = needles.iter().map(|(key, _)| key).collect();
+            assert!(needles.len() > 100 && keys.len() == needles.len(), "{id}");
+            let at = toy::at(&item, item.depths[0]);
+            assert!(at.lines().next().unwrap().contains(&toy::only(&item).gold[0]));
+        }
+    }
+
+    #[test]
+    fn balanced_needles_stand_a_quarter_apart() {
+        for sample in 0..5 {
+            let depths = toy::item("niah_multiquery_balanced", 4096, sample).depths;
+            assert!(depths.windows(2).all(|pair| (pair[1] - pair[0] - 0.25).abs() < 0.02), "{depths:?}");
+        }
+    }
+
+    #[test]
+    fn official_essays_are_the_first_words() {
+        let item = toy::item("niah_single_2", 2048, 3);
+        let text = item.context.split("\n\n").nth(1).unwrap();
+        assert!(text.starts_with("Traveller 0 walked home slowly. ") || item.depths[0] < 0.1);
+        assert_ne!(toy::item("niah_single_2_balanced", 2048, 3).context.find("Traveller 0 "), Some(0));
+    }
+
+    #[test]
+    fn half_of_the_values_is_half_a_score() {
+        let item = toy::item("niah_multivalue", 1024, 0);
+        let gold = &toy::only(&item).gold;
+        assert_eq!(toy::mark("niah_multivalue", &item, &[&gold[..2].join(" and ")]).score, 0.5);
     }
 }

@@ -4,8 +4,8 @@
 //! * Equation: score = 1 if the first run of digits of the answer is the key as an integer
 //! * Shapes:   n idle sentences and the key at depth (sample mod 11) / 10 → one ask
 //! * Cost:     one prompt, 10 new tokens
-//! * Differs:  wordings are ours; length in tokens, not characters; sentences stay whole; keys from 10000 to 99999
-//!   (there 1 to 50000); depth on a grid instead of at random
+//! * Differs:  wordings are ours; length in tokens, not characters; sentences stay whole; keys from 10000 to
+//!   99999 (there 1 to 50000); depth on a grid instead of at random
 //! * Oracle:   the key found again; places by hand
 
 use eunoe_core::{Card, Result};
@@ -50,7 +50,8 @@ impl Task for Passkey {
             let idle: Vec<&str> = sentences.iter().map(String::as_str).cycle().take(count).collect();
             let (text, at) = weave(&idle, " ", &[(count * depth / (GRID - 1), needle.as_str())]);
             let (context, depths) = frame(draw, "passkey.context", &[], &text, at);
-            let asks = vec![write(draw, ["passkey.question", "passkey.cue"], &spoken, ANSWER, vec![key.clone()])];
+            let asks =
+                vec![write(draw, ["passkey.question", "passkey.cue"], &spoken, ANSWER, vec![key.clone()])];
             Ok(Item { context, asks, depths })
         };
         Ok(largest(draw, CARD.id, (1, usize::MAX), sized)?.1)
@@ -60,5 +61,36 @@ impl Task for Passkey {
         let said = marks::first_integer(&marks::text(given.first()));
         let gold = item.asks.first().and_then(|ask| ask.gold.first()?.parse().ok());
         Mark::of(f64::from(u8::from(said.is_some() && said == gold)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::toy;
+
+    #[test]
+    fn the_key_stands_at_every_depth_of_the_grid() {
+        for sample in 0..11 {
+            let item = toy::item("passkey", 512, sample);
+            let text = item.context.split("\n\n").nth(1).unwrap();
+            let key = &toy::only(&item).gold[0];
+            let (before, after) = text.split_once(&format!("The pass key is {key}.")).unwrap();
+            assert!(toy::at(&item, item.depths[0]).starts_with("The pass key is "));
+            let sentences = |text: &str| text.matches('.').count();
+            // The statement has one more full stop behind the key.
+            let (before, after) = (sentences(before), sentences(after) - 1);
+            assert_eq!(before, (before + after) * sample / 10, "{sample}");
+        }
+    }
+
+    #[test]
+    fn the_first_number_counts() {
+        let mut item = toy::item("passkey", 512, 0);
+        item.asks[0].gold = vec!["12345".into()];
+        let score = |answer| toy::mark("passkey", &item, &[answer]).score;
+        assert_eq!(
+            [" 12345.", "is 012345", "123456", "5 12345", "none"].map(score),
+            [1.0, 1.0, 0.0, 0.0, 0.0]
+        );
     }
 }

@@ -1,21 +1,23 @@
 //! A question is asked about one or two documents among many.
 //!
-//! * Paper:    Hsieh et al., 2024, arXiv 2404.06654, section 3; QA on SQuAD (2018, arXiv 1806.03822) and HotpotQA (2018,
-//!   arXiv 1809.09600)
-//! * Equation: score = 1 if any right answer stands in the reply (`official`); `harness` = share of right answers that do
+//! * Paper:    Hsieh et al., 2024, arXiv 2404.06654, section 3; QA on SQuAD (2018, arXiv 1806.03822) and
+//!   HotpotQA (2018, arXiv 1809.09600)
+//! * Equation: score = 1 if any right answer stands in the reply (`official`); `harness` = share of right
+//!   answers that do
 //! * Shapes:   n documents, 1 or 2 of them gold → one ask
 //! * Cost:     one prompt, 32 new tokens
-//! * Differs:  wordings are ours, the built-in questions too. Official: n is searched for sample 0 and lessened where
-//!   another sample does not fit, by 10 as there, by 1 from 10 down; documents are shuffled as by a fresh Python
-//!   `Random(42)`, which puts the gold one at one place per n; gold documents come first, those that belong to the
-//!   question next, then random ones, again from the first when all are used. Balanced: n is searched per item, gold
-//!   document k of K stands at `(place + k / K) mod 1`, `place` even over samples; depth is even to 1/n
+//! * Differs:  wordings are ours, the built-in questions too. Official: n is searched for sample 0 and
+//!   lessened where another sample does not fit, by 10 as there, by 1 from 10 down; documents are shuffled as
+//!   by a fresh Python `Random(42)`, which puts the gold one at one place per n; gold documents come first,
+//!   those that belong to the question next, then random ones, again from the first when all are used.
+//!   Balanced: n is searched per item, gold document k of K stands at `(place + k / K) mod 1`, as near as
+//!   whole documents allow, `place` even over samples
 //! * Oracle:   places from Python; documents found again by their text
 
 use eunoe_core::{Card, Result};
 use fastrand::Rng;
 
-use super::{RULER, card, frame, write};
+use super::{RULER, card, frame, niah::nearest, write};
 use crate::fit::{largest, tokens, too_short};
 use crate::random::{even, python_shuffle, rng, strata};
 use crate::sources::{Library, Question};
@@ -25,6 +27,8 @@ const ANSWER: usize = 32;
 /// RULER's seed, and by how many documents it lessens what does not fit.
 const SEED: u32 = 42;
 const STEP: usize = 10;
+/// Bytes of `Document 12:` and the line breaks around it.
+const HEADING: usize = 15;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -53,9 +57,11 @@ pub static TABLE: [Qa; 4] = [
     },
 ];
 
-/// `count` documents that do not answer the question: its own first, then others at random, again when all are used.
+/// `count` documents that do not answer the question: its own first, then others at random, again when all
+/// are used.
 fn others(rng: &mut Rng, library: &Library, question: &Question, count: usize) -> Vec<usize> {
     let mut list = question.near.clone();
+    rng.shuffle(&mut list);
     let mut rest: Vec<usize> = (0..library.documents.len()).collect();
     rest.retain(|document| !question.gold.contains(document) && !list.contains(document));
     rng.shuffle(&mut rest);
@@ -68,21 +74,27 @@ impl Qa {
         if self.is_two_hop { draw.sources.two_hop() } else { draw.sources.questions() }
     }
 
-    /// Documents in their order, and where the gold ones are.
-    fn order(&self, draw: &Draw<'_>, gold: &[usize], others: &[usize]) -> Vec<usize> {
+    /// Documents in the order in which they are shown.
+    fn order(&self, draw: &Draw<'_>, library: &Library, gold: &[usize], others: &[usize]) -> Vec<usize> {
         let mut order = [gold, others].concat();
         if !self.is_balanced {
             python_shuffle(SEED, &mut order);
             return order;
         }
-        let count = order.len();
+        let bytes = |document: &usize| library.documents[*document].len() + HEADING;
+        let total: usize = order.iter().map(bytes).sum();
         let places = strata(even(draw, self.card.id), gold.len());
-        let mut at: Vec<(usize, usize)> =
-            places.iter().map(|place| (place * count as f64) as usize).zip(gold.iter().copied()).collect();
-        at.sort_unstable();
+        let mut placed: Vec<(f64, usize)> = places.into_iter().zip(gold.iter().copied()).collect();
+        placed.sort_by(|a, b| a.0.total_cmp(&b.0));
         order = others.to_vec();
-        for (place, document) in at {
-            order.insert(place.min(order.len()), document);
+        for (place, document) in placed {
+            let starts = order.iter().map(bytes).scan(0, |at, bytes| {
+                *at += bytes;
+                Some(*at)
+            });
+            let starts: Vec<usize> = [0].into_iter().chain(starts).collect();
+            let start = nearest(&starts, place * total as f64);
+            order.insert(starts.partition_point(|at| *at < start), document);
         }
         order
     }
@@ -94,7 +106,7 @@ impl Qa {
         let others = others(&mut rng(draw, self.card.id), library, question, count);
         let mut text = String::new();
         let mut at = Vec::new();
-        for (i, document) in self.order(draw, &question.gold, &others).into_iter().enumerate() {
+        for (i, document) in self.order(draw, library, &question.gold, &others).into_iter().enumerate() {
             text.push_str(if i == 0 { "" } else { "\n\n" });
             if question.gold.contains(&document) {
                 at.push(text.len());
@@ -142,5 +154,114 @@ impl Task for Qa {
 
     fn mark(&self, item: &Item, given: &[Given]) -> Mark {
         marks::ruler_part(item, given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Sources, toy};
+
+    /// Documents of one length, one question each.
+    fn sources(count: usize) -> Sources {
+        let row = |i: usize| {
+            format!(
+                "{{\"question\": \"Where?\", \"answer\": \"r{i:04}\", \"context\": \"Item {i:04}: r{i:04}\"}}"
+            )
+        };
+        let text = format!("[{}]", (0..count).map(row).collect::<Vec<_>>().join(","));
+        Sources::read(&[("flat.json", text)]).unwrap()
+    }
+
+    fn numbers(item: &Item) -> Vec<usize> {
+        let number = |depth: &f64| toy::at(item, *depth)[9..].split(':').next().unwrap().parse().unwrap();
+        item.depths.iter().map(number).collect()
+    }
+
+    #[test]
+    fn the_official_gold_stands_where_python_puts_it() {
+        // Places from Python, from 0; documents are numbered from 1.
+        let sources = sources(900);
+        for (count, want) in [(24, 22), (200, 56), (800, 626)] {
+            for sample in [0, 5, 77] {
+                let item = TABLE[0].item(&toy::draw(&sources, 9, sample), count).unwrap();
+                assert_eq!(numbers(&item), [want], "{count}");
+                assert_eq!(item.context.matches("Document ").count(), count);
+                let document = format!("Item {sample:04}: r{sample:04}");
+                assert!(toy::at(&item, item.depths[0]).lines().nth(1).unwrap().contains(&document));
+            }
+        }
+    }
+
+    #[test]
+    fn the_official_depth_is_one_value_and_the_balanced_is_not() {
+        let sources = sources(900);
+        let depths = |row: &Qa| {
+            let item = |sample| row.draw(&toy::draw(&sources, 2048, sample)).unwrap();
+            let mut depths: Vec<f64> = (0..40).map(|sample| (item(sample).depths[0] * 1e6).round()).collect();
+            depths.sort_by(f64::total_cmp);
+            depths.dedup();
+            depths.len()
+        };
+        assert_eq!(depths(&TABLE[0]), 1);
+        assert!(depths(&TABLE[2]) > 30);
+    }
+
+    #[test]
+    fn balanced_gold_documents_stand_apart() {
+        let sources = toy::sources();
+        for sample in 0..6 {
+            let item = TABLE[3].draw(&toy::draw(&sources, 4096, sample)).unwrap();
+            assert!((item.depths[1] - item.depths[0] - 0.5).abs() < 0.04, "{:?}", item.depths);
+        }
+    }
+
+    #[test]
+    fn documents_come_again_but_not_the_gold() {
+        let sources = sources(3);
+        for row in [&TABLE[0], &TABLE[2]] {
+            let item = row.item(&toy::draw(&sources, 9, 1), 20).unwrap();
+            let documents: Vec<&str> = item.context.lines().filter(|line| line.starts_with("Item")).collect();
+            assert_eq!(documents.len(), 20);
+            assert_eq!(documents.iter().filter(|line| line.contains("0001")).count(), 1);
+        }
+    }
+
+    #[test]
+    fn near_documents_come_first() {
+        let (documents, question) = (
+            (0..9).map(|i| i.to_string()).collect(),
+            Question { gold: vec![4], near: vec![7, 2], ..Question::default() },
+        );
+        let library = Library { documents, questions: Vec::new() };
+        let got = others(&mut Rng::with_seed(1), &library, &question, 10);
+        assert!(got[..2] == [7, 2] || got[..2] == [2, 7]);
+        assert_eq!(got[..2], got[8..]);
+        assert!(!got.contains(&4));
+    }
+
+    #[test]
+    fn samples_that_do_not_fit_lose_documents() {
+        // Sample 0 is short, the others are long.
+        let row = |i: usize| {
+            let text = "x".repeat(if i == 0 { 10 } else { 200 });
+            format!("{{\"question\": \"Where?\", \"answer\": \"{i}\", \"context\": \"{i} {text}\"}}")
+        };
+        let text = format!("[{}]", (0..30).map(row).collect::<Vec<_>>().join(","));
+        let sources = Sources::read(&[("flat.json", text)]).unwrap();
+        let count = |sample| {
+            let item = TABLE[0].draw(&toy::draw(&sources, 1024, sample)).unwrap();
+            item.context.matches("Document ").count()
+        };
+        assert!(count(0) > STEP);
+        assert!(count(1) == count(0) || count(1) == count(0) - STEP);
+    }
+
+    #[test]
+    fn one_alias_is_enough_officially() {
+        let mut item = toy::item("qa_1", 2048, 0);
+        item.asks[0].gold = vec!["Rome".into(), "the city of Rome".into()];
+        let mark = toy::mark("qa_1", &item, &["In Rome."]);
+        assert_eq!((mark.score, mark.details["official"], mark.details["harness"]), (1.0, 1.0, 0.5));
     }
 }

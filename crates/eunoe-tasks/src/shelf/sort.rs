@@ -1,13 +1,16 @@
-//! Two pieces of a text are shown after it, and the model says which came first: memory of order, not of facts.
+//! Two pieces of a text are shown after it, and the model says which came first: memory of order, not of
+//! facts.
 //!
 //! * Paper:    Pink et al., 2024, arXiv 2410.08133, sections 3 and 4; Book-SORT
-//! * Equation: score = 1 if mean over both orders of `ln P(right) - ln P(wrong)` > 0; `single_order` = the paper's
-//!   score, from the first ask alone; `prefers_a` = mean over both of P(A) / (P(A) + P(B))
-//! * Shapes:   an excerpt of n words, two pieces of 20 words, their distance D in one of 4 bins → 2 asks of 2 options
+//! * Equation: score = 1 if mean over both orders of `ln P(right) - ln P(wrong)` > 0; `single_order` = the
+//!   paper's score, from the first ask alone; `prefers_a` = mean over both of P(A) / (P(A) + P(B))
+//! * Shapes:   an excerpt of n words, two pieces of 20 words, their distance D in one of 4 bins → 2 asks of 2
+//!   options
 //! * Cost:     one context, two questions
-//! * Differs:  wordings are ours; the excerpt is as long as the draw allows; one pair per item, bin sample mod 4; both
-//!   orders of showing it are asked, and which is first alternates within each bin; label forms are the space-prefixed
-//!   ones; a pair is drawn with equal chance from all that fit the bin, and excerpts without one are drawn again
+//! * Differs:  wordings are ours; the excerpt is as long as the draw allows; one pair per item, bin sample
+//!   mod 4; both orders of showing it are asked, and which is first alternates within each bin; label forms
+//!   are the space-prefixed ones; a pair is drawn with equal chance from all that fit the bin, and excerpts
+//!   without one are drawn again
 //! * Oracle:   all pairs of the excerpt, listed; marks by hand
 
 use eunoe_core::{Card, Error, Result};
@@ -21,9 +24,10 @@ use crate::{Ask, Draw, Given, Haystack, Item, Mark, Reply, Task, marks};
 /// Words of a piece.
 const PIECE: usize = 20;
 /// Excerpts that are tried.
-const TRIES: usize = 16;
+const TRIES: usize = 32;
 const BINS: usize = 4;
-const LEAST: usize = 100;
+/// Least words of an excerpt, the paper's.
+const LEAST: usize = 250;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +40,8 @@ static CARD: Card = card(
     "two pieces of a text are shown after it, and which came first is asked",
 );
 
-/// Edges of the distance bins; a distance is in the bin between two if it is above the left and at most the right.
+/// Edges of the distance bins; a distance is in the bin between two if it is above the left and at most the
+/// right.
 fn edges(words: usize) -> [usize; BINS + 1] {
     let (far, farthest) = (words / 2, words * 4 / 5);
     match words {
@@ -82,7 +87,9 @@ fn item(draw: &Draw<'_>, hay: &Haystack, words: usize, mut rng: Rng) -> Result<I
         return Ok(Item { context, asks, depths });
     }
     let bin = draw.sample % BINS + 1;
-    Err(Error::Invalid(format!("`sort` finds no two sentences in distance bin {bin}; give a longer text or length")))
+    Err(Error::Invalid(format!(
+        "`sort` finds no two sentences in distance bin {bin}; give a longer text or length"
+    )))
 }
 
 fn ask(draw: &Draw<'_>, [first, second]: &[String; 2], is_swapped: bool) -> Ask {
@@ -115,7 +122,9 @@ impl Task for Sort {
     fn draw(&self, draw: &Draw<'_>) -> Result<Item> {
         let hay = draw.sources.haystack()?;
         if hay.len() < LEAST {
-            return Err(Error::Invalid(format!("`sort` needs a text of {LEAST} words or more; give a longer one")));
+            return Err(Error::Invalid(format!(
+                "`sort` needs a text of {LEAST} words or more; give a longer one"
+            )));
         }
         let rng = rng(draw, CARD.id);
         let sized = |words| item(draw, hay, words, rng.clone());
@@ -126,12 +135,14 @@ impl Task for Sort {
 
     fn mark(&self, item: &Item, given: &[Given]) -> Mark {
         let odds: Vec<f64> = (0..item.asks.len()).map(|i| odds(given.get(i))).collect();
-        let right = item.asks.iter().zip(&odds).map(|(ask, odds)| {
-            if ask.gold.first().is_some_and(|gold| gold == " A") { *odds } else { -odds }
-        });
+        let right =
+            item.asks.iter().zip(&odds).map(|(ask, odds)| {
+                if ask.gold.first().is_some_and(|gold| gold == " A") { *odds } else { -odds }
+            });
         let right: Vec<f64> = right.collect();
         let is_above = |odds: f64| f64::from(u8::from(odds > 0.0));
-        let prefers = odds.iter().map(|odds| 1.0 / (1.0 + (-odds).exp())).sum::<f64>() / odds.len().max(1) as f64;
+        let prefers =
+            odds.iter().map(|odds| 1.0 / (1.0 + (-odds).exp())).sum::<f64>() / odds.len().max(1) as f64;
         Mark::of(is_above(right.iter().sum()))
             .with("single_order", is_above(right.first().copied().unwrap_or(0.0)))
             .with("prefers_a", prefers)
@@ -139,5 +150,93 @@ impl Task for Sort {
 
     fn chance(&self, _item: &Item) -> f64 {
         0.5
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toy;
+
+    #[test]
+    fn bins_are_those_of_the_paper() {
+        assert_eq!(edges(250), [20, 62, 83, 125, 200]);
+        assert_eq!(edges(10_000), [20, 1000, 2500, 5000, 8000]);
+    }
+
+    #[test]
+    fn pairs_are_those_of_the_list() {
+        // 100 words, starts at 0, 25, 50, 75, 81: the last leaves 19 words and is out. Bins end at 25, 33,
+        // 50, 80: distances 25 (0-25, 25-50, 50-75), none, 50 (0-50, 25-75), 75 (0-75).
+        let starts = [0, 25, 50, 75, 81];
+        let want: [&[[usize; 2]]; 4] =
+            [&[[0, 25], [25, 50], [50, 75]], &[], &[[0, 50], [25, 75]], &[[0, 75]]];
+        for (bin, want) in want.into_iter().enumerate() {
+            let mut got: Vec<_> =
+                (0..200).filter_map(|seed| pair(&mut Rng::with_seed(seed), &starts, 100, bin)).collect();
+            got.sort_unstable();
+            got.dedup();
+            assert_eq!(got, want, "{bin}");
+        }
+    }
+
+    /// The two pieces that a question shows.
+    fn pieces(ask: &Ask) -> [&str; 2] {
+        ["Segment A: ", "Segment B: "].map(|label| {
+            let from = ask.question.find(label).unwrap() + label.len();
+            ask.question[from..].lines().next().unwrap()
+        })
+    }
+
+    #[test]
+    fn the_gold_comes_first_at_a_distance_of_the_bin() {
+        let mut shown_first = [0; 4];
+        for sample in 0..16 {
+            let item = toy::item("sort", 2048, sample);
+            let text = item.context.split("\n\n").nth(1).unwrap();
+            let word = |piece: &str| text[..text.find(piece).unwrap()].split_whitespace().count();
+            let [a, b] = pieces(&item.asks[0]);
+            assert_eq!(pieces(&item.asks[1]), [b, a]);
+            let (from, to) = (word(a).min(word(b)), word(a).max(word(b)));
+            let edges = edges(text.split_whitespace().count());
+            assert!(edges[sample % 4] < to - from && to - from <= edges[sample % 4 + 1], "{sample}");
+            let right = [" A", " B"].map(|label| vec![label.to_owned()]);
+            let is_a = word(a) < word(b);
+            let want = if is_a { right.clone() } else { [right[1].clone(), right[0].clone()] };
+            assert_eq!([item.asks[0].gold.clone(), item.asks[1].gold.clone()], want);
+            shown_first[sample % 4] += usize::from(is_a);
+            assert!(
+                [a, b]
+                    .iter()
+                    .all(|piece| piece.starts_with("Traveller") && piece.split(' ').count() == PIECE)
+            );
+        }
+        assert_eq!(shown_first, [2; 4]);
+    }
+
+    #[test]
+    fn a_preference_for_a_label_decides_nothing() {
+        let item = toy::item("sort", 1024, 0);
+        let mark = |first: [f64; 2], second: [f64; 2]| {
+            Sort.mark(&item, &[Given::Options(first.to_vec()), Given::Options(second.to_vec())])
+        };
+        // Sample 0: A is right, then B. ln odds for A of 2 and of 2 cancel; of 2 and 1 leave 1 for the truth.
+        let bias = 1.0 / (1.0 + (-2.0_f64).exp());
+        let always_a = mark([-1.0, -3.0], [-1.0, -3.0]);
+        assert_eq!((always_a.score, always_a.details["single_order"]), (0.0, 1.0));
+        assert!((always_a.details["prefers_a"] - bias).abs() < 1e-12);
+        assert_eq!(mark([-1.0, -3.0], [-1.0, -2.0]).score, 1.0);
+        assert_eq!(mark([-3.0, -1.0], [-3.0, -1.5]).score, 0.0);
+        assert_eq!(mark([-3.0, -1.0], [-4.0, -1.0]).score, 1.0);
+        assert_eq!(mark([f64::NEG_INFINITY; 2], [f64::NAN, 0.0]).score, 0.0);
+        assert_eq!(Sort.mark(&item, &[]).score, 0.0);
+    }
+
+    #[test]
+    fn a_text_that_is_too_short_is_told() {
+        let sources =
+            crate::Sources::built_in(&"Ten words make up this very short and idle sentence. ".repeat(30));
+        let why = Sort.draw(&toy::draw(&sources.unwrap(), 4096, 0)).unwrap_err().to_string();
+        assert!(why.contains("needs more than the 300 words"), "{why}");
     }
 }

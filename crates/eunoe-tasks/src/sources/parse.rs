@@ -45,7 +45,9 @@ pub(super) fn file<'a>(name: &str, bytes: &'a [u8]) -> Result<Kind<'a>> {
 fn object<'a>(name: &str, text: &'a str) -> Result<Kind<'a>> {
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     match serde_json::from_str::<Value>(first) {
-        Ok(value) if value.get("data").is_none() && value.get("prompts").is_none() => lines(name, text, &value),
+        Ok(value) if value.get("data").is_none() && value.get("prompts").is_none() => {
+            lines(name, text, &value)
+        }
         _ => whole(name, text),
     }
 }
@@ -55,7 +57,11 @@ fn whole<'a>(name: &str, text: &'a str) -> Result<Kind<'a>> {
     if value.get("prompts").is_some() {
         let file: prompts::File = json(name, text)?;
         if let Some(unknown) = file.prompts.keys().find(|key| !Prompts::is_known(key)) {
-            return Err(Error::format(name, place(text, unknown), format!("no task uses a prompt `{unknown}`")));
+            return Err(Error::format(
+                name,
+                place(text, unknown),
+                format!("no task uses a prompt `{unknown}`"),
+            ));
         }
         return Ok(Kind::Prompts(file.prompts.into_iter().collect()));
     }
@@ -111,7 +117,9 @@ fn lines<'a>(name: &str, text: &'a str, first: &Value) -> Result<Kind<'a>> {
 
 fn gold_fault(gold: i64, options: usize) -> Option<String> {
     let is_right = options > 1 && usize::try_from(gold).is_ok_and(|gold| gold < options);
-    (!is_right).then(|| format!("`gold` is {gold} of {options} options; it counts from 0, and there are two or more"))
+    (!is_right).then(|| {
+        format!("`gold` is {gold} of {options} options; it counts from 0, and there are two or more")
+    })
 }
 
 /// Every line that is not blank; the place of an error is that of its line.
@@ -238,7 +246,8 @@ fn place(text: &str, what: &str) -> u64 {
 }
 
 fn unknown(name: &str, at: u64) -> Error {
-    let known = "SQuAD, HotpotQA, `context` and `continuation`, `query`, `choices` and `gold`, or `context_options`";
+    let known =
+        "SQuAD, HotpotQA, `context` and `continuation`, `query`, `choices` and `gold`, or `context_options`";
     Error::format(name, at, format!("JSON of no known kind; known are {known}"))
 }
 

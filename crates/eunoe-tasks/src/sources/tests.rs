@@ -12,7 +12,8 @@ fn why(name: &str, bytes: &[u8]) -> String {
 
 const SQUAD: &str = r#"{"version": "v2.0", "data": [{"title": "t", "paragraphs": [
   {"context": "Beta has the key. ", "qas": [
-    {"question": "Who has it?", "answers": [{"text": "Beta", "answer_start": 0}, {"text": "Beta", "answer_start": 0}]},
+    {"question": "Who has it?", "answers": [{"text": "Beta", "answer_start": 0},
+      {"text": "Beta", "answer_start": 0}]},
     {"question": "Why?", "answers": [], "is_impossible": true}]},
   {"context": "Alpha sleeps.", "qas": []}]}]}"#;
 
@@ -22,24 +23,23 @@ fn squad_is_read_as_published() {
     let library = sources.questions().unwrap();
     // Sorted: Alpha is document 0, Beta 1.
     assert_eq!(library.documents, ["Alpha sleeps.", "Beta has the key."]);
-    let want = Question {
-        text: "Who has it?".into(),
-        answers: vec!["Beta".into()],
-        gold: vec![1],
-        near: vec![0],
-    };
+    let want =
+        Question { text: "Who has it?".into(), answers: vec!["Beta".into()], gold: vec![1], near: vec![0] };
     assert_eq!(library.questions, [want]);
 }
 
 #[test]
 fn squad_is_read_as_a_list() {
     // Characters, not bytes: é is one.
-    let text = r#"[{"id": "1", "question": "q", "answer": "key", "answer_span": [4, 7], "context": "été Key."},
+    let text = r#"[{"question": "q", "answer": "key", "answer_span": [4, 7], "context": "été Key."},
         {"question": "r", "answer": "lock", "context": "no lock"}]"#;
     let sources = read("flat.json", text).unwrap();
     let library = sources.questions().unwrap();
     assert_eq!(library.questions[0].answers, ["Key"]);
-    assert_eq!((&library.questions[1].answers[0], &library.questions[1].gold[..]), (&"lock".to_owned(), &[0][..]));
+    assert_eq!(
+        (&library.questions[1].answers[0], &library.questions[1].gold[..]),
+        (&"lock".to_owned(), &[0][..])
+    );
     // A span that says something else is one more answer.
     let other = text.replace("[4, 7]", "[0, 3]");
     assert_eq!(read("f", &other).unwrap().questions().unwrap().questions[0].answers, ["été", "key"]);
@@ -58,11 +58,13 @@ fn hotpot_tells_gold_from_near() {
 
 #[test]
 fn json_lines_are_told_by_their_keys() {
-    let lines = "{\"context\": \"a b \", \"continuation\": \" c\"}\n\n{\"context\": \"d\", \"continuation\": \"e\"}\n";
+    let lines = "{\"context\": \"a b \", \"continuation\": \" c\"}\n
+{\"context\": \"d\", \"continuation\": \"e\"}\n";
     let sources = read("lambada.jsonl", lines).unwrap();
     let continuation = Continuation { context: "a b".into(), continuation: "c".into() };
     assert_eq!((sources.continuations().len(), &sources.continuations()[0]), (2, &continuation));
-    let sources = read("x/ARC-Easy.jsonl", "{\"query\": \"q\", \"choices\": [\"a\", \"b\"], \"gold\": 1}").unwrap();
+    let sources =
+        read("x/ARC-Easy.jsonl", "{\"query\": \"q\", \"choices\": [\"a\", \"b\"], \"gold\": 1}").unwrap();
     assert_eq!(sources.choices("arc_easy").unwrap().len(), 1);
     assert_eq!(sources.choices(OTHER).unwrap()[0].gold, 1);
     assert!(sources.choices("piqa").unwrap_err().to_string().contains("`piqa.jsonl`"));
@@ -97,16 +99,29 @@ fn bad_files_are_told_with_their_place() {
     assert!(cut.starts_with("a: EOF while parsing") && cut.ends_with(" (at byte 99)"), "{cut}");
     let line = "{\"query\": \"q\", \"choices\": [\"a\", \"b\"], \"gold\": 1}\n";
     let bad = format!("{line}{}", line.replace('1', "2"));
-    let want = format!("line 2: `gold` is 2 of 2 options; it counts from 0, and there are two or more (at byte {})", line.len());
+    let want = format!(
+        "line 2: `gold` is 2 of 2 options; it counts from 0, and there are two or more (at byte {})",
+        line.len()
+    );
     assert_eq!(why("a", bad.as_bytes()), format!("a: {want}"));
     assert!(why("a", line.replace('1', "-1").as_bytes()).contains("`gold` is -1"));
     let broken = format!("{line}{{\"query\": 3}}\n");
-    assert!(why("a", broken.as_bytes()).starts_with("a: line 2: invalid type"), "{}", why("a", broken.as_bytes()));
+    assert!(
+        why("a", broken.as_bytes()).starts_with("a: line 2: invalid type"),
+        "{}",
+        why("a", broken.as_bytes())
+    );
     assert!(why("a", b"{\"x\": 1}").contains("JSON of no known kind"));
     assert!(why("a", b"[]").contains("an empty list"));
-    assert!(why("a", b"[{\"context\": \"c\", \"question\": \"q\", \"answer\": \" \"}]").contains("`q` has no answer"));
+    assert!(
+        why("a", b"[{\"context\": \"c\", \"question\": \"q\", \"answer\": \" \"}]")
+            .contains("`q` has no answer")
+    );
     assert!(why("a", b"{\"data\": []}").contains("no question that has an answer"));
-    assert!(why("a", b"{\"context\": \"c\", \"continuation\": \" \"}").contains("line 1: `continuation` is empty"));
+    assert!(
+        why("a", b"{\"context\": \"c\", \"continuation\": \" \"}")
+            .contains("line 1: `continuation` is empty")
+    );
     assert!(Sources::built_in(" ").is_err());
 }
 
@@ -116,7 +131,10 @@ fn what_is_given_replaces_its_kind_only() {
     assert_eq!(built_in.questions().unwrap().questions.len(), 45);
     assert_eq!(built_in.two_hop().unwrap().questions.len(), 24);
     assert_eq!(built_in.choices(OTHER).unwrap().len(), 40);
-    let given = Sources::read(&[("dev.json", SQUAD), ("copa.jsonl", "{\"query\": \"q\", \"choices\": [\"a\", \"b\"], \"gold\": 1}")]);
+    let given = Sources::read(&[
+        ("dev.json", SQUAD),
+        ("copa.jsonl", "{\"query\": \"q\", \"choices\": [\"a\", \"b\"], \"gold\": 1}"),
+    ]);
     let both = built_in.replaced_by(given.unwrap());
     assert_eq!(both.questions().unwrap().questions.len(), 1);
     assert_eq!((both.choices(OTHER).unwrap().len(), both.choices("copa").unwrap().len()), (1, 1));

@@ -47,7 +47,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         return out::text(&eunoe_report::markdown(&manifest, &rows));
     }
     let path = args.dir.join("report.html");
-    replace(&path, &eunoe_report::page(&manifest, &rows, &lines)?)?;
+    replace(&path, &eunoe_report::page(&manifest, &rows, &lines, &eunoe_report::Extra::default())?)?;
     match ctx.json {
         true => out::json(&Printed { path: &path, rows }),
         false => out::line(&format!("wrote `{}`: open it in a browser", path.display())),

@@ -175,7 +175,7 @@ impl Local<'_> {
 
     fn look_closer(&self, prompt: &Prompt, answer: &[u32], longest: u32) -> Result<serde_json::Value> {
         let subject = Subject { prompt: &prompt.text, tokens: &prompt.tokens, answer, longest };
-        let settings = AuditSettings { passages: 0, ..AuditSettings::default() };
+        let settings = AuditSettings { passages: 0, exact: true, ..AuditSettings::default() };
         let audit = self.engine.audit(self.plan, &subject, &settings, &mut |_| (self.go_on)());
         match audit {
             Err(Error::Unsupported(why)) => Ok(serde_json::json!({ "note": why })),
