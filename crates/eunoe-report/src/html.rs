@@ -1,4 +1,5 @@
-//! One self-contained page for people who were not there: no network, readable without scripts, light, dark and on paper.
+//! One self-contained page for people who were not there: no network, readable without scripts, light, dark
+//! and on paper.
 
 mod audit;
 mod data;

@@ -1,7 +1,7 @@
 //! What an evaluation found: the records it writes, the statistics over them, and one HTML page.
 //!
-//! A folder of results holds `manifest.json` (what was run, enough to run it again), `items.jsonl` (one line per plan, task,
-//! length and sample, in any order) and what is made from these two: rows, and the page.
+//! A folder of results holds `manifest.json` (what was run, enough to run it again), `items.jsonl` (one line
+//! per plan, task, length and sample, in any order) and what is made from these two: rows, and the page.
 
 mod html;
 mod load;

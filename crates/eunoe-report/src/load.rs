@@ -15,11 +15,12 @@ pub const ITEMS: &str = "items.jsonl";
 /// Far above any real number, far below what sums of them could not hold.
 const ABSURD: f64 = 1e15;
 
-/// Manifest and lines of a folder, in the order written. A last line that breaks off, as a killed writer leaves it, is
-/// ignored.
+/// Manifest and lines of a folder, in the order written. A last line that breaks off, as a killed writer
+/// leaves it, is ignored.
 ///
 /// # Errors
-/// [`Error::Io`] if a file cannot be read; [`Error::Format`] with the line number if it is not what it should be.
+/// [`Error::Io`] if a file cannot be read; [`Error::Format`] with the line number if it is not what it should
+/// be.
 pub fn load(dir: &Path) -> Result<(Manifest, Vec<Line>)> {
     let path = dir.join(MANIFEST);
     let bytes = fs::read(&path).map_err(|why| Error::io(&path, why))?;
@@ -135,7 +136,8 @@ mod tests {
         let (_, all) = made_up::small();
         let whole = text(&all[0]) + &text(&all[1]);
         let first = text(&all[0]).len();
-        // Wherever the writer was killed in its second line, one line remains; only without its newline it is whole.
+        // Wherever the writer was killed in its second line, one line remains; only without its newline it is
+        // whole.
         for cut in first..whole.len() - 1 {
             assert_eq!(lines(&whole.as_bytes()[..cut], "").unwrap(), all[..1], "{cut}");
         }

@@ -96,7 +96,8 @@ pub(crate) fn write(dir: &Path, manifest: &Manifest, lines: &[Line]) {
     fs::write(dir.join(ITEMS), text).unwrap();
 }
 
-/// Method, share of what its score keeps at a quarter of the bytes, seconds of reading and of writing relative to full.
+/// Method, share of what its score keeps at a quarter of the bytes, seconds of reading and of writing
+/// relative to full.
 const METHODS: [(&str, f64, f64, f64); 14] = [
     ("streaming_llm", 0.45, 0.80, 0.60),
     ("h2o", 0.72, 1.25, 0.85),
@@ -125,7 +126,8 @@ const TASKS: [(&str, f64, bool, bool); 6] = [
 ];
 const LENGTHS: [usize; 4] = [4096, 8192, 16_384, 32_768];
 
-/// Fourteen methods at four budgets on six tasks at four lengths, audited: as large as pages get. Deterministic.
+/// Fourteen methods at four budgets on six tasks at four lengths, audited: as large as pages get.
+/// Deterministic.
 pub(crate) fn large(samples: usize) -> (Manifest, Vec<Line>) {
     let mut plans = vec![FULL.to_string()];
     plans.extend(
@@ -196,7 +198,7 @@ fn kept(number: usize, budget: f64) -> Vec<u16> {
     let share = |strip: usize| {
         let (layer, head) = (strip / HEADS, strip % HEADS);
         let bend = 1.4 - 0.8 * layer as f64 / LAYERS as f64;
-        let head = if (head + number + layer) % 3 == 0 { 1.5 } else { 0.75 };
+        let head = if (head + number + layer).is_multiple_of(3) { 1.5 } else { 0.75 };
         if number == 0 { 1.0 } else { (budget * bend * head).min(1.0) }
     };
     (0..LAYERS * HEADS).map(|strip| (share(strip) * 1000.0) as u16).collect()

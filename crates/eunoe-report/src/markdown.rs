@@ -3,8 +3,8 @@
 use crate::units::{count, score, signed};
 use crate::{FULL, Manifest, Row};
 
-/// Per length a table: plans down, tasks across; score, and below full memory the difference with its 95 % interval. `≈` marks
-/// tasks whose full-memory score may be no better than guessing.
+/// Per length a table: plans down, tasks across; score, and below full memory the difference with its 95 %
+/// interval. `≈` marks tasks whose full-memory score may be no better than guessing.
 pub fn markdown(manifest: &Manifest, rows: &[Row]) -> String {
     let mut lengths: Vec<usize> = rows.iter().map(|row| row.length).collect();
     lengths.sort_unstable();
@@ -92,8 +92,8 @@ mod tests {
         let text = markdown(&manifest, &crate::rows(&manifest, &lines));
         assert_eq!(
             text,
-            "**qwen3-0.6b-q8\\_0, 100 tokens, n = 4**\n\n| plan | needle |\n|---|---|\n| full | 1.00 |\n| h2o @ 50% | 0.75 (−0.25, \
-             −0.75 to 0.00) |\n"
+            "**qwen3-0.6b-q8\\_0, 100 tokens, n = 4**\n\n| plan | needle |\n|---|---|\n| full | 1.00 |\n| \
+             h2o @ 50% | 0.75 (−0.25, −0.75 to 0.00) |\n"
         );
         assert_eq!(markdown(&manifest, &[]), "");
     }

@@ -75,8 +75,8 @@ pub(crate) fn item(line: &Line) -> Item<'_> {
     (&line.task, line.length, line.sample)
 }
 
-/// Lines by plan, task and length; of equal samples the last counts. Lines that [`load`](crate::load()) would refuse are
-/// left out.
+/// Lines by plan, task and length; of equal samples the last counts. Lines that [`load`](crate::load()) would
+/// refuse are left out.
 pub(crate) struct Book<'a> {
     cells: HashMap<(&'a str, &'a str, usize), Vec<&'a Line>>,
     full: HashMap<Item<'a>, &'a Line>,
@@ -111,7 +111,8 @@ impl<'a> Book<'a> {
     }
 }
 
-/// Plans, tasks and lengths in the order of the manifest; what only the lines name comes after, in their order.
+/// Plans, tasks and lengths in the order of the manifest; what only the lines name comes after, in their
+/// order.
 pub(crate) fn axes<'a>(
     manifest: &'a Manifest,
     lines: &'a [Line],

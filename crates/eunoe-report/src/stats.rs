@@ -1,6 +1,7 @@
 //! Statistics over scores: intervals, paired tests, ranks, reliability, power.
 //!
-//! Everything is deterministic: what is drawn is drawn from a fixed seed, so the same records give the same numbers.
+//! Everything is deterministic: what is drawn is drawn from a fixed seed, so the same records give the same
+//! numbers.
 
 mod interval;
 mod paired;

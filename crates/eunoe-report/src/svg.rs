@@ -1,5 +1,5 @@
-//! Small SVG charts of classes and variables, so that the style sheet gives them their colours in light, dark and print.
-//! Plotting crates write fixed colours.
+//! Small SVG charts of classes and variables, so that the style sheet gives them their colours in light, dark
+//! and print. Plotting crates write fixed colours.
 
 mod heat;
 mod labels;

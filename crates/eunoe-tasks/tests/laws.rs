@@ -8,7 +8,9 @@ use eunoe_core::{Error, Result, Shelf};
 use eunoe_tasks::{Draw, GROUPS, Given, Item, LIST, Reply, Sources, Task, find, ks};
 
 const LENGTHS: [usize; 3] = [1024, 2048, 4096];
-const COUNTERS: [(&str, fn(&str) -> usize); 2] = [("bytes", bytes), ("words", words)];
+type Count = fn(&str) -> usize;
+
+const COUNTERS: [(&str, Count); 2] = [("bytes", bytes), ("words", words)];
 
 /// Four bytes are a token.
 fn bytes(text: &str) -> usize {
@@ -48,7 +50,7 @@ fn draw(task: &dyn Task, sources: &Sources, length: usize, sample: usize) -> Res
 }
 
 /// Tokens of prompt and answer of the longest ask.
-fn tokens(item: &Item, count: fn(&str) -> usize) -> usize {
+fn tokens(item: &Item, count: Count) -> usize {
     let ask = |ask: &eunoe_tasks::Ask| {
         let answer = match &ask.reply {
             Reply::Write { tokens } => *tokens,

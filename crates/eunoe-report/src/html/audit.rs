@@ -32,9 +32,10 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
         return Ok(None);
     }
     let intro = [
-        "The audit estimates on each input, without knowing the right answer, what forgetting changed: the divergence of the next \
-         token's distribution from full memory's (nats), the share of positions with the same most likely token, and a risk from 0 \
-         to 1 that the answer is lost. An item is lost where full memory scored at least 0.5 more than the plan."
+        "The audit estimates on each input, without knowing the right answer, what forgetting changed: the \
+         divergence of the next token's distribution from full memory's (nats), the share of positions with \
+         the same most likely token, and a risk from 0 to 1 that the answer is lost. An item is lost where \
+         full memory scored at least 0.5 more than the plan."
             .to_string(),
     ];
     let mut table = Table::new(

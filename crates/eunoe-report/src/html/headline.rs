@@ -93,8 +93,8 @@ fn run(data: &Data<'_>) -> String {
     };
     let machine = &manifest.machine;
     format!(
-        "({about}) was given {} per task and length, under {}, at {} tokens of prompt and answer together. It ran on {} ({}, {} at \
-         a time, {} each).",
+        "({about}) was given {} per task and length, under {}, at {} tokens of prompt and answer together. \
+         It ran on {} ({}, {} at a time, {} each).",
         counted(manifest.samples, "item"),
         counted(data.plans.len(), "plan"),
         lengths.join(", "),
@@ -159,12 +159,12 @@ fn limits(data: &Data<'_>) -> String {
     let [low, middle, high] =
         [0.0, 0.5, 1.0].map(|at| quantile(&smallest, at).map_or("1".to_string(), score));
     if smallest.len() * 2 < compared {
-        return "There are too few items to show any difference on a single task; read nothing into single tables.".to_string();
+        return "There are too few items to show any difference on a single task.".to_string();
     }
     format!(
-        "What cannot be told: on a single task and length, a plan must differ from full memory by about {middle} ({low} to {high}, \
-         depending on how much items scatter) for these items to show it four times out of five. Smaller differences may be there \
-         or not."
+        "What cannot be told: on a single task and length, a plan must differ from full memory by about \
+         {middle} ({low} to {high}, depending on how much items scatter) for these items to show it four \
+         times out of five. Smaller differences may be there or not."
     )
 }
 

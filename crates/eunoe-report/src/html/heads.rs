@@ -31,9 +31,9 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
         }
     }
     let mut intro = vec![format!(
-        "Share of its rows that each KV head of each layer holds at the end, mean of the items at {} tokens. Layers run downwards \
-         from 0, KV heads to the right. Colours follow the square root of the share, so that small ones are told apart: the \
-         middle of the scale is 25 %.",
+        "Share of its rows that each KV head of each layer holds at the end, mean of the items at {} tokens. \
+         Layers run downwards from 0, KV heads to the right. Colours follow the square root of the share, so \
+         that small ones are told apart: the middle of the scale is 25 %.",
         count(*length)
     )];
     if !whole.is_empty() {
@@ -47,8 +47,8 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
     )
 }
 
-/// Mean share kept by layer and head, and the items behind it. Items whose strips do not fill whole layers, or are another
-/// number than those of the first, are left out.
+/// Mean share kept by layer and head, and the items behind it. Items whose strips do not fill whole layers,
+/// or are another number than those of the first, are left out.
 fn shares(data: &Data<'_>, plan: usize, length: usize) -> Option<(Vec<Vec<f64>>, usize)> {
     let heads = data.manifest.model.kv_heads;
     let items = data.all_items(data.plans[plan]).filter(|line| line.length == length);

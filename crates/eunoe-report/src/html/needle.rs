@@ -20,8 +20,8 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
         return Ok(None);
     }
     let intro = [
-        "For tasks that ask for one thing: the mean score (in hundredths) by where it stands in the text, 0 % at the start, and by \
-         length. n counts the items of a cell; a cell of few items says little."
+        "For tasks that ask for one thing: the mean score (in hundredths) by where it stands in the text, 0 \
+         % at the start, and by length. n counts the items of a cell; a cell of few items says little."
             .to_string(),
     ];
     let folds = tasks.len() * data.plans.len() > MANY;

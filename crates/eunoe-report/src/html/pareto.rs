@@ -14,12 +14,12 @@ pub(super) fn section(data: &Data<'_>, standings: &[Standing<'_>]) -> Result<Opt
     if standings.is_empty() {
         return Ok(None);
     }
-    let intro = [
-        "Each point is a plan: how much of full memory's score it keeps (mean over the tasks that count) against what it takes. \
-         The upper left is best. Thin lines join the budgets of a method, whose name stands at the right; whiskers are 95 % \
-         intervals. The strong line is the front: no plan is both better and cheaper than one on it."
-            .to_string(),
-    ];
+    let intro =
+        ["Each point is a plan: how much of full memory's score it keeps (mean over the tasks that count) \
+         against what it takes. The upper left is best. Thin lines join the budgets of a method, whose name \
+         stands at the right; whiskers are 95 % intervals. The strong line is the front: no plan is both \
+         better and cheaper than one on it."
+            .to_string()];
     let folds = data.lengths.len() > 2;
     let last = standings.last().map(|standing| standing.length);
     let made: Vec<Group> = data
@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn nothing_on_the_front_is_beaten() {
-        // (2, 0.5) is worse and dearer than (1, 0.6); of the two at 3 the better stays; (4, 0.9) is no better.
+        // (2, 0.5) is worse and dearer than (1, 0.6); of the two at 3 the better stays; (4, 0.9) is no
+        // better.
         let points = [(3.0, 0.9), (1.0, 0.6), (2.0, 0.5), (3.0, 0.7), (4.0, 0.9), (0.0, 1.0)];
         assert_eq!(front(points.into_iter()), [(1.0, 0.6), (3.0, 0.9)]);
         assert!(front(std::iter::empty()).is_empty());

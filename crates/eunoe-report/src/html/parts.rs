@@ -140,7 +140,8 @@ pub(super) fn render(name: &str, context: &impl Serialize) -> Result<String> {
     static PAGES: OnceLock<Environment<'static>> = OnceLock::new();
     let pages = PAGES.get_or_init(|| {
         let mut pages = Environment::new();
-        // Lines that hold only a tag of the template leave nothing; without this there are blank lines, no more.
+        // Lines that hold only a tag of the template leave nothing; without this there are blank lines, no
+        // more.
         if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
             pages.set_syntax(syntax);
         }

@@ -22,9 +22,10 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
         return Ok(None);
     }
     let intro = [format!(
-        "Lag: tokens between what is asked for and the end of the prompt, (1 − depth) × tokens of the prompt, in bins that double and hold at least eight items. \
-         Scores are means over the items of all lengths of {} where the full-memory score lies above guessing; bands are 95 % \
-         intervals. Each chart shows one method with its budgets next to full memory.",
+        "Lag: tokens between what is asked for and the end of the prompt, (1 − depth) × tokens of the \
+         prompt, in bins that double and hold at least eight items. Scores are means over the items of all \
+         lengths of {} where the full-memory score lies above guessing; bands are 95 % intervals. Each chart \
+         shows one method with its budgets next to full memory.",
         tasks.join(", ")
     )];
     let lags = data.plans.iter().flat_map(|plan| bins(data, plan, &tasks)).map(|bin| bin.lag);
@@ -43,7 +44,8 @@ struct Bin {
     scores: Vec<f64>,
 }
 
-/// Items of a plan that count, binned by lag; a bin of few items goes with the next, the last with the one before.
+/// Items of a plan that count, binned by lag; a bin of few items goes with the next, the last with the one
+/// before.
 fn bins(data: &Data<'_>, plan: &str, tasks: &[&str]) -> Vec<Bin> {
     let counts = |line: &&Line| {
         tasks.contains(&line.task.as_str())

@@ -136,8 +136,8 @@ mod tests {
         manifest.sources.push(SourceFile { name: "it's.txt".into(), sha256: String::new() });
         assert_eq!(
             command(&manifest),
-            "eunoe eval -m qwen3-0.6b-q8_0 --tasks needle,sort --lengths 100,200 --kv 'full; h2o(a=1) @ 25%' --samples 4 \
-             --seed 7 --file 'it'\\''s.txt' --audit"
+            "eunoe eval -m qwen3-0.6b-q8_0 --tasks needle,sort --lengths 100,200 --kv 'full; h2o(a=1) @ 25%' \
+             --samples 4 --seed 7 --file 'it'\\''s.txt' --audit"
         );
     }
 

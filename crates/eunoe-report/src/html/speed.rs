@@ -31,9 +31,10 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
         return Ok(None);
     }
     let intro = [
-        "Seconds as a multiple of full memory's on the same items: below 1× the plan is faster. Reading is the prompt, writing is \
-         the answer, whose length may differ from plan to plan. The length from which a plan is faster lies where its line last \
-         crosses 1×, interpolated between measured lengths (logarithmic); “always” and “not by” hold for measured lengths only."
+        "Seconds as a multiple of full memory's on the same items: below 1× the plan is faster. Reading is \
+         the prompt, writing is the answer, whose length may differ from plan to plan. The length from which \
+         a plan is faster lies where its line last crosses 1×, interpolated between measured lengths \
+         (logarithmic); “always” and “not by” hold for measured lengths only."
             .to_string(),
     ];
     let mut made = vec![Group { table: Some(table(data)), ..Group::default() }];

@@ -16,9 +16,10 @@ pub(super) fn section(data: &Data<'_>) -> Result<Option<Section>> {
         return Ok(None);
     }
     let intro = [
-        "Score: mean over n items, 0 to 1, with its 95 % interval; scores in italics do not count, because full memory's may \
-         be no better than guessing. To full: mean difference to full memory on the same items, with its 95 % interval; ▼ and ▲ \
-         mark differences whose interval leaves out 0. Same answer: share of items with the very answer of full memory."
+        "Score: mean over n items, 0 to 1, with its 95 % interval; scores in italics do not count, because \
+         full memory's may be no better than guessing. To full: mean difference to full memory on the same \
+         items, with its 95 % interval; ▼ and ▲ mark differences whose interval leaves out 0. Same answer: \
+         share of items with the very answer of full memory."
             .to_string(),
     ];
     let folds = data.tasks.len() * data.plans.len() > MANY;

@@ -30,7 +30,7 @@ fn a_small_page_says_what_was_found() {
     for text in [
         "was given 4 items per task and length, under 2 plans, at 100 tokens",
         "It ran on Imaginary Processor 9000 (avx512, 2 items at a time, 4 threads each).",
-        "At 100 tokens full memory scores 1.00 of 1, mean of 1 task that counts, and takes 1000 B of KV memory.",
+        "full memory scores 1.00 of 1, mean of 1 task that counts, and takes 1000 B of KV memory.",
         "With 50 % of full memory&#x27;s bytes (up to 500 B):",
         "the only plan does not surely..",
         "too few items to show any difference on a single task",
@@ -61,7 +61,8 @@ fn a_large_page_is_sound_and_keeps_its_size() {
     let (manifest, lines) = made_up::large(4);
     let page = page_of(&manifest, &lines);
     assert_sound(&page);
-    // 57 plans: a map each on two tasks, 14 charts of lag, 14 of reading and of writing, two fronts per length.
+    // 57 plans: a map each on two tasks, 14 charts of lag, 14 of reading and of writing, two fronts per
+    // length.
     assert_eq!(page.matches("by length and depth\"").count(), 2 * 57);
     assert_eq!(page.matches("aria-label=\"Score by lag: ").count(), 14);
     assert_eq!(page.matches("time relative to full memory: ").count(), 28);

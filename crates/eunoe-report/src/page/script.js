@@ -26,7 +26,7 @@
   // Groups of charts are printed, tables of their numbers and prompts stay folded.
   var opened = [];
   window.addEventListener("beforeprint", function () {
-    opened = Array.prototype.filter.call(document.querySelectorAll("details.group"), function (one) { return !one.open; });
+    opened = Array.prototype.slice.call(document.querySelectorAll("details.group:not([open])"));
     opened.forEach(function (one) { one.open = true; });
   });
   window.addEventListener("afterprint", function () {

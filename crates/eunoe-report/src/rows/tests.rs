@@ -11,8 +11,8 @@ fn a_row_by_hand() {
     let (manifest, lines) = made_up::small();
     let rows = rows(&manifest, &lines);
     assert_eq!(rows.len(), 2);
-    // 3 of 4 against 4 of 4: -1/4, one item differs, so p = 1; 2.5 % tails of Binomial(4, 1/4) / 4: P(0) = 0.316,
-    // P(>= 4) = 0.004, P(>= 3) = 0.051. Too few items for an exact test: nothing can be shown.
+    // 3 of 4 against 4 of 4: -1/4, one item differs, so p = 1; 2.5 % tails of Binomial(4, 1/4) / 4: P(0) =
+    // 0.316, P(>= 4) = 0.004, P(>= 3) = 0.051. Too few items for an exact test: nothing can be shown.
     let plan = &rows[1];
     assert_eq!((plan.plan.as_str(), plan.n, plan.score, plan.ceiling), ("h2o @ 50%", 4, 0.75, Some(1.0)));
     assert_eq!((plan.diff, plan.ci, plan.p), (Some(-0.25), Some([-0.75, 0.0]), Some(1.0)));
@@ -63,7 +63,8 @@ fn pairs_are_made_by_sample_and_the_last_counts() {
         line("b", "needle", 100, 1, 1.0),
         line(FULL, "needle", 100, 0, 1.0),
     ];
-    // Sample 1 of `b` is 1 in its last line and equals full; sample 2 has no pair: n 2, score 1, ceiling over sample 1.
+    // Sample 1 of `b` is 1 in its last line and equals full; sample 2 has no pair: n 2, score 1, ceiling over
+    // sample 1.
     let rows = rows_of(&[FULL, "b"], &lines);
     assert_eq!((rows[0].n, rows[0].score), (2, 1.0));
     assert_eq!((rows[1].n, rows[1].score, rows[1].ceiling, rows[1].diff), (2, 1.0, Some(1.0), Some(0.0)));
@@ -135,8 +136,9 @@ fn a_row_reads_back_from_json_with_its_fields() {
     let json = serde_json::to_value(&row).unwrap();
     assert_eq!(serde_json::from_value::<Row>(json.clone()).unwrap(), row);
     let fields: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    let want = "attended attended_tokens budget_bytes ceiling chance ci cold_bytes decode_s details diff hot_bytes kept \
-                kv_bytes length n near_chance p peak_bytes plan prefill_s resolves same_as_full score score_ci task";
+    let want = "attended attended_tokens budget_bytes ceiling chance ci cold_bytes decode_s details diff \
+                hot_bytes kept kv_bytes length n near_chance p peak_bytes plan prefill_s resolves \
+                same_as_full score score_ci task";
     assert_eq!(fields, want.split(' ').collect::<Vec<_>>());
     assert!(json["resolves"].is_null());
 }

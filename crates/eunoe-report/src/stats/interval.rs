@@ -19,7 +19,8 @@ pub fn wilson(hits: usize, n: usize) -> Interval {
     [low, high]
 }
 
-/// The interval of a mean score: Wilson's where all scores are 0 or 1, else the bootstrap; `[0, 1]` for nothing.
+/// The interval of a mean score: Wilson's where all scores are 0 or 1, else the bootstrap; `[0, 1]` for
+/// nothing.
 pub fn score_interval(scores: &[f64]) -> Interval {
     if is_binary(scores) {
         return wilson(scores.iter().filter(|score| **score == 1.0).count(), scores.len());
@@ -27,8 +28,8 @@ pub fn score_interval(scores: &[f64]) -> Interval {
     bootstrap_mean(scores).unwrap_or([0.0, 1.0])
 }
 
-/// Bootstrap percentiles of the mean; none of nothing. Equal values have an interval without width, which says only that
-/// these items did not differ.
+/// Bootstrap percentiles of the mean; none of nothing. Equal values have an interval without width, which
+/// says only that these items did not differ.
 pub fn bootstrap_mean(values: &[f64]) -> Option<Interval> {
     let first = *values.first()?;
     if values.iter().all(|value| *value == first) {
@@ -40,8 +41,9 @@ pub fn bootstrap_mean(values: &[f64]) -> Option<Interval> {
     percentiles(means.collect())
 }
 
-/// Bootstrap percentiles of a ratio of means. Each stratum (task) holds pairs of (value, reference); pairs are drawn within
-/// their stratum, strata count alike: `Σ mean(value) / Σ mean(reference)`. None if the reference is 0.
+/// Bootstrap percentiles of a ratio of means. Each stratum (task) holds pairs of (value, reference); pairs
+/// are drawn within their stratum, strata count alike: `Σ mean(value) / Σ mean(reference)`. None if the
+/// reference is 0.
 pub fn bootstrap_ratio(strata: &[Vec<(f64, f64)>]) -> Option<Interval> {
     let mut random = fastrand::Rng::with_seed(SEED);
     let mut ratios = Vec::with_capacity(RESAMPLES);
@@ -110,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_bootstrap_of_two_values_by_hand() {
-        // Of 0 and 1 a resample of two has mean 0, 0.5 or 1 with chances 1/4, 1/2, 1/4: both tails exceed 2.5 %.
+        // Of 0 and 1 a resample of two has mean 0, 0.5 or 1 with chances 1/4, 1/2, 1/4: both tails exceed 2.5
+        // %.
         assert_eq!(bootstrap_mean(&[0.0, 1.0]), Some([0.0, 1.0]));
         assert_eq!(bootstrap_mean(&[0.3, 0.3, 0.3]), Some([0.3, 0.3]));
         assert_eq!(bootstrap_mean(&[]), None);

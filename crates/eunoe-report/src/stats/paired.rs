@@ -14,8 +14,8 @@ pub fn paired_difference(a: &[f64], b: &[f64]) -> Option<(f64, Interval)> {
     Some((mean(&differences)?, bootstrap_mean(&differences)?))
 }
 
-/// Exact two-sided McNemar: how likely a split of the differing items at least as uneven as `gained` to `lost` is, were both
-/// alike. 1 without any.
+/// Exact two-sided McNemar: how likely a split of the differing items at least as uneven as `gained` to
+/// `lost` is, were both alike. 1 without any.
 pub fn mcnemar(gained: usize, lost: usize) -> f64 {
     let (n, fewer) = (gained + lost, gained.min(lost));
     // Binomial terms by their logarithms: 2^-n alone would vanish from n = 1075 on.
@@ -28,8 +28,9 @@ pub fn mcnemar(gained: usize, lost: usize) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// Two-sided sign-flip test of a mean difference of 0: the share of sign patterns whose mean is at least as far from 0. All
-/// patterns for few items, else drawn ones, the observed one counted among them. 1 without differences.
+/// Two-sided sign-flip test of a mean difference of 0: the share of sign patterns whose mean is at least as
+/// far from 0. All patterns for few items, else drawn ones, the observed one counted among them. 1 without
+/// differences.
 pub fn sign_flip(differences: &[f64]) -> f64 {
     let values: Vec<f64> = differences.iter().copied().filter(|value| *value != 0.0).collect();
     let seen = values.iter().sum::<f64>().abs();
@@ -76,14 +77,16 @@ mod tests {
 
     #[test]
     fn mcnemar_survives_thousands() {
-        // 950 of 2000 lies 50 / sqrt(500) = 2.236 deviations out, 2.214 with the continuity correction: p = 0.0268.
+        // 950 of 2000 lies 50 / sqrt(500) = 2.236 deviations out, 2.214 with the continuity correction: p =
+        // 0.0268.
         assert!((mcnemar(950, 1050) - 0.0268).abs() < 3e-4);
         assert_eq!(mcnemar(0, 5000), 0.0);
     }
 
     #[test]
     fn sign_flips_by_hand() {
-        // 0.5, 0.2, 0.1: only all-plus and all-minus reach 0.8: 2 of 8. With -0.1: 0.6 is reached by ±0.8, ±0.6: 4 of 8.
+        // 0.5, 0.2, 0.1: only all-plus and all-minus reach 0.8: 2 of 8. With -0.1: 0.6 is reached by ±0.8,
+        // ±0.6: 4 of 8.
         assert_eq!(sign_flip(&[0.5, 0.2, 0.1, 0.0]), 0.25);
         assert_eq!(sign_flip(&[0.5, 0.2, -0.1]), 0.5);
         assert_eq!(sign_flip(&[]), 1.0);

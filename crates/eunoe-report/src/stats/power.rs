@@ -4,18 +4,21 @@ use super::{Z95, sd};
 
 /// 97.5 % and 80 % points of the normal distribution together.
 const Z: f64 = Z95 + 0.841_621_233_572_914;
-/// The fewest differing items, all in one direction, that an exact McNemar test calls a difference: 2 / 2^6 < 5 %.
+/// The fewest differing items, all in one direction, that an exact McNemar test calls a difference: 2 / 2^6 <
+/// 5 %.
 const FEWEST: f64 = 6.0;
 
-/// Items needed to see a mean paired difference, given the standard deviation of the differences; none for a difference of 0.
+/// Items needed to see a mean paired difference, given the standard deviation of the differences; none for a
+/// difference of 0.
 pub fn items_needed(difference: f64, sd: f64) -> Option<u64> {
     let items = (Z * sd / difference).powi(2).ceil();
     (difference != 0.0 && items.is_finite()).then_some(items.max(1.0) as u64)
 }
 
-/// The smallest mean paired difference that so many items can show, given the differences seen; none if not even 1. Where
-/// fewer items differed than any exact test needs, their deviation says too little: the limit is then at least what that many
-/// items would give, if these are right or wrong, and else what one item differing by 1 would.
+/// The smallest mean paired difference that so many items can show, given the differences seen; none if not
+/// even 1. Where fewer items differed than any exact test needs, their deviation says too little: the limit
+/// is then at least what that many items would give, if these are right or wrong, and else what one item
+/// differing by 1 would.
 pub fn resolves(differences: &[f64], is_binary: bool) -> Option<f64> {
     let n = differences.len() as f64;
     let differing = differences.iter().filter(|difference| **difference != 0.0).count();
@@ -77,7 +80,8 @@ mod tests {
 
     #[test]
     fn four_of_five_experiments_of_that_size_see_it() {
-        // Simulated: differences of mean d and deviation 0.5, 80 items, called seen where |mean| > z sd / sqrt(n).
+        // Simulated: differences of mean d and deviation 0.5, 80 items, called seen where |mean| > z sd /
+        // sqrt(n).
         let n = 80;
         let differences = both_ways(n, 0.5);
         let (d, sd) = (resolves(&differences, false).unwrap(), sd(&differences).unwrap());

@@ -17,7 +17,8 @@ pub struct Bin {
     pub interval: Interval,
 }
 
-/// Bins of equal width over 0 to 1, empty ones left out; 1 belongs to the last. Predictions outside 0 to 1 are left out.
+/// Bins of equal width over 0 to 1, empty ones left out; 1 belongs to the last. Predictions outside 0 to 1
+/// are left out.
 pub fn reliability(predicted: &[f64], happened: &[bool], bins: usize) -> Vec<Bin> {
     let mut binned = vec![(Vec::new(), 0usize); bins.max(1)];
     let pairs = predicted.iter().zip(happened).filter(|(p, _)| (0.0..=1.0).contains(*p));

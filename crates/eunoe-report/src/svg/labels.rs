@@ -13,8 +13,8 @@ fn overlap(a: &Rect, b: &Rect) -> bool {
     a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
 }
 
-/// For each point the left end of its label's base line, where one of eight places around it is free; labels of earlier points
-/// go first.
+/// For each point the left end of its label's base line, where one of eight places around it is free; labels
+/// of earlier points go first.
 pub(super) fn around(
     points: &[(f64, f64)],
     labels: &[Option<&str>],
@@ -46,8 +46,8 @@ pub(super) fn around(
     points.iter().zip(labels).map(|(point, label)| place(point, (*label)?)).collect()
 }
 
-/// Heights of labels in a column, in the order given: near where they want to be, at least a line apart, from `top` to
-/// `bottom` where they fit.
+/// Heights of labels in a column, in the order given: near where they want to be, at least a line apart, from
+/// `top` to `bottom` where they fit.
 pub(super) fn column(wanted: &[f64], top: f64, bottom: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|&i, &j| wanted[i].total_cmp(&wanted[j]));

@@ -1,4 +1,5 @@
-//! How a series looks: a colour, a shape, and whether the shape is hollow, so that no series is known by colour alone.
+//! How a series looks: a colour, a shape, and whether the shape is hollow, so that no series is known by
+//! colour alone.
 
 use super::at;
 
@@ -86,7 +87,8 @@ fn outline(shape: usize, size: f64, x: f64, y: f64) -> String {
 pub(crate) fn key(look: Look) -> String {
     let class = look.class();
     format!(
-        "<svg class=\"key\" aria-hidden=\"true\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\"><g class=\"{class}\">{}</g></svg>",
+        "<svg class=\"key\" aria-hidden=\"true\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\">\
+         <g class=\"{class}\">{}</g></svg>",
         look.marker((7.0, 7.0), 1.0, "")
     )
 }

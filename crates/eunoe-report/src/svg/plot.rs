@@ -240,7 +240,8 @@ mod tests {
 
     #[test]
     fn points_stand_where_their_values_are() {
-        // From 50 to 350 over two doublings, from 126 (0) to 26 (1): 2048 at 200, 0.5 at 76; the whisker 0.4 to 0.6.
+        // From 50 to 350 over two doublings, from 126 (0) to 26 (1): 2048 at 200, 0.5 at 76; the whisker 0.4
+        // to 0.6.
         let svg = plot(Form::Thread, None, vec![point(2048.0, 0.5)]).svg();
         assert!(svg.contains("M196 76a4 4"), "{svg}");
         assert!(svg.contains("<path class=\"whisker c0\" d=\"M200 86L200 66\"/>"), "{svg}");

@@ -37,7 +37,7 @@ const FACTS: [(&str, &str); 5] = [
     ),
     ("The password of the night watch is {}.", "What is the password of the night watch?"),
     (
-        "The only thing that the thief left behind was a {}.",
+        "One thing was left behind by the thief, namely: {}.",
         "What was the only thing that the thief left behind?",
     ),
 ];

@@ -1,6 +1,9 @@
 //! Files of every kind, good and bad.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::toy;
 
 fn read(name: &str, text: &str) -> Result<Sources> {
     Sources::read(&[(name, text)])
@@ -149,5 +152,30 @@ fn two_files_of_a_kind_count_as_one() {
     assert_eq!((library.documents.len(), library.questions.len()), (4, 2));
     for question in &library.questions {
         assert!(library.documents[question.gold[0]].contains(&question.answers[0]));
+    }
+}
+
+proptest! {
+    /// Whatever is cut off or changed, a file is read or told, and what was read can be drawn from.
+    #[test]
+    fn broken_files_never_panic(kind in 0..4_usize, cut in 0..600_usize, at in 0..600_usize, byte: u8) {
+        let line = "{\"query\": \"q\", \"choices\": [\"a\", \"b\"], \"gold\": 1}\n";
+        let options = "{\"context_options\": [\"a\", \"b\"], \"continuation\": \"c\", \"gold\": 0}\n";
+        let hotpot = "[{\"question\": \"q\", \"answer\": \"a\", \"supporting_facts\": [[\"B\", 0]], \
+            \"context\": [[\"A\", [\"One.\"]], [\"B\", [\"a.\"]]]}]";
+        let mut bytes = [SQUAD, line, options, hotpot][kind].as_bytes().to_vec();
+        if let Some(changed) = bytes.get_mut(at) {
+            *changed = byte;
+        }
+        bytes.truncate(bytes.len() - cut.min(bytes.len()) / 4);
+        if let Ok(sources) = Sources::read(&[("copa.jsonl", &bytes)]) {
+            let sources = toy::sources().replaced_by(sources);
+            for id in ["qa_1", "qa_2_balanced", "lambada", "choice", "niah_single_2"] {
+                // A text of a few words holds no passage.
+                if let Err(why) = toy::task(id).draw(&toy::draw(&sources, 700, 1)) {
+                    prop_assert!(id == "lambada", "{id}: {why}");
+                }
+            }
+        }
     }
 }
