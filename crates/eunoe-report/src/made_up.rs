@@ -21,6 +21,7 @@ pub(crate) fn line(plan: &str, task: &str, length: usize, sample: usize, score: 
         chance: 0.0,
         details: [("official".to_string(), score)].into(),
         given: vec![format!("{score}")],
+        gold: Vec::new(),
         depths: vec![0.5],
         prompt_tokens: length,
         budget_bytes: (plan != FULL).then_some(500),
@@ -54,6 +55,7 @@ pub(crate) fn manifest(plans: &[&str], tasks: &[&str], lengths: &[usize], sample
         samples,
         seed: 7,
         audit: false,
+        exact: false,
         sources: vec![SourceFile { name: "built in".into(), sha256: "fedcba9876543210".repeat(4) }],
         machine: Machine {
             cpu: "Imaginary Processor 9000".into(),

@@ -24,6 +24,9 @@ pub struct Manifest {
     pub seed: u64,
     /// Every item was audited too.
     pub audit: bool,
+    /// Exact arithmetic, with f32 keys and values where a plan names no codec.
+    #[serde(default)]
+    pub exact: bool,
     /// Texts and questions.
     pub sources: Vec<SourceFile>,
     /// Where it ran.
@@ -109,6 +112,9 @@ pub struct Line {
     pub details: BTreeMap<String, f64>,
     /// What the model gave, one per question: its text, or numbers as text.
     pub given: Vec<String>,
+    /// Right answers, question by question.
+    #[serde(default)]
+    pub gold: Vec<Vec<String>>,
     /// Where what was asked for stands in the context, 0 to 1.
     pub depths: Vec<f64>,
     /// Tokens of the prompt, question and cue included (the longest, where there are several questions).

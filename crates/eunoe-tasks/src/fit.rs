@@ -147,6 +147,22 @@ mod tests {
     }
 
     #[test]
+    fn every_ask_fits_though_only_one_is_looked_at() {
+        // A digit is three tokens: "a longer one" takes 12 tokens, and "12345", of fewer bytes, 15.
+        let sources = Sources::default();
+        let count = |text: &str| text.chars().map(|c| if c.is_ascii_digit() { 3 } else { 1 }).sum();
+        let draw = Draw { length: 100, overhead: 0, seed: 0, sample: 0, count: &count, sources: &sources };
+        let build = |n: usize| {
+            let one = item("x".repeat(n));
+            let asks = ["a longer one", "12345"]
+                .map(|question| Ask { question: question.into(), ..one.asks[0].clone() });
+            Ok(Item { asks: asks.into(), ..one })
+        };
+        // 10 of the answer and 15 of the question leave 75.
+        assert_eq!(largest(&draw, "t", (0, usize::MAX), build).unwrap().0, 75);
+    }
+
+    #[test]
     fn a_length_that_holds_nothing_is_told() {
         let sources = Sources::default();
         let draw = Draw { length: 20, overhead: 5, seed: 0, sample: 0, count: &str::len, sources: &sources };

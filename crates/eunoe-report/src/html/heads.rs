@@ -101,7 +101,7 @@ mod tests {
         let (mut manifest, mut lines) = made_up::small();
         (manifest.model.layers, manifest.model.kv_heads) = (2, 1);
         lines[4].kept = vec![500, 250];
-        lines[5].kept = Vec::new();
+        lines[5].kept = vec![9];
         lines[6].kept = vec![1, 2, 3];
         let rows = crate::rows(&manifest, &lines);
         let data = Data::new(&manifest, &rows, &lines);

@@ -64,7 +64,7 @@ fn group(data: &Data<'_>, length: usize, class: &Class<'_, '_>) -> Group {
     let most = class.standings.iter().map(|standing| standing.interval[1]).fold(1.05, f64::max);
     let columns = [
         "Plan",
-        "Score to full",
+        "Share of full's score",
         "",
         "95 % interval",
         "Against the best",

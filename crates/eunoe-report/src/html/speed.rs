@@ -169,6 +169,9 @@ mod tests {
         assert_eq!(pays_from(&[(1024.0, 1.2), (4096.0, 0.8)]), "about 2,000");
         // A quarter of the way from 1.1 to 0.7: 1024 * 4^(1/4) = 1448.
         assert_eq!(pays_from(&[(512.0, 0.9), (1024.0, 1.1), (4096.0, 0.7)]), "about 1,400");
+        // The last crossing counts: half way from 2048 to 8192.
+        let twice = [(512.0, 1.2), (1024.0, 0.8), (2048.0, 1.1), (8192.0, 0.9)];
+        assert_eq!(pays_from(&twice), "about 4,100");
         assert_eq!(pays_from(&[(512.0, 0.9), (4096.0, 0.99)]), "always");
         assert_eq!(pays_from(&[(512.0, 0.9), (4096.0, 1.0)]), "not by 4,096");
         assert_eq!(pays_from(&[]), "–");

@@ -169,6 +169,18 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_with_few_items_is_not_dropped() {
+        // One of three right still counts (Wilson's lower end is 0.06); resamples without a hit have no ratio.
+        let mut lines: Vec<_> =
+            (0..3).map(|i| line(FULL, "x", 100, i, f64::from(u8::from(i == 0)))).collect();
+        lines.extend((0..3).map(|i| line("a", "x", 100, i, f64::from(u8::from(i == 0)))));
+        let manifest = made_up::manifest(&[FULL, "a"], &["x"], &[100], 3);
+        let rows = crate::rows(&manifest, &lines);
+        let all = all(&Data::new(&manifest, &rows, &lines));
+        assert_eq!((all.len(), all[1].ratio, all[1].interval), (2, 1.0, [1.0, 1.0]));
+    }
+
+    #[test]
     fn classes_hold_plans_within_three_percent() {
         let all = [
             at("a", Some(0.25), 0.5),

@@ -32,7 +32,7 @@ fn a_small_page_says_what_was_found() {
         "It ran on Imaginary Processor 9000 (avx512, 2 items at a time, 4 threads each).",
         "full memory scores 1.00 of 1, mean of 1 task that counts, and takes 1000 B of KV memory.",
         "With 50 % of full memory&#x27;s bytes (up to 500 B):",
-        "the only plan does not surely..",
+        "the only plan does not surely.",
         "too few items to show any difference on a single task",
         "--samples 4 --seed 7",
         "one token that begins a text",

@@ -2,9 +2,6 @@
 
 use super::{Interval, RESAMPLES, SEED, Z95, is_binary};
 
-/// Resamples beyond each end of a 95 % interval.
-const TAIL: usize = RESAMPLES / 40;
-
 /// Wilson's interval for `hits` of `n`; `[0, 1]` for nothing.
 pub fn wilson(hits: usize, n: usize) -> Interval {
     if n == 0 {
@@ -41,9 +38,9 @@ pub fn bootstrap_mean(values: &[f64]) -> Option<Interval> {
     percentiles(means.collect())
 }
 
-/// Bootstrap percentiles of a ratio of means. Each stratum (task) holds pairs of (value, reference); pairs
-/// are drawn within their stratum, strata count alike: `Σ mean(value) / Σ mean(reference)`. None if the
-/// reference is 0.
+/// Bootstrap percentiles of a ratio of means. Each stratum (task) holds pairs of (value, reference); pairs are
+/// drawn within their stratum, strata count alike: `Σ mean(value) / Σ mean(reference)`. Resamples whose reference
+/// is 0 have no ratio and are left out; none if that is all of them.
 pub fn bootstrap_ratio(strata: &[Vec<(f64, f64)>]) -> Option<Interval> {
     let mut random = fastrand::Rng::with_seed(SEED);
     let mut ratios = Vec::with_capacity(RESAMPLES);
@@ -66,14 +63,13 @@ pub fn bootstrap_ratio(strata: &[Vec<(f64, f64)>]) -> Option<Interval> {
     percentiles(ratios)
 }
 
-/// The middle 95 % of what was drawn; none if resamples had no value.
+/// The middle 95 % of what was drawn; none of nothing.
 fn percentiles(mut drawn: Vec<f64>) -> Option<Interval> {
-    if drawn.len() < RESAMPLES {
-        return None;
-    }
-    let (_, low, rest) = drawn.select_nth_unstable_by(TAIL, f64::total_cmp);
+    let last = drawn.len().checked_sub(1)?;
+    let tail = drawn.len() / 40;
+    let (_, low, _) = drawn.select_nth_unstable_by(tail, f64::total_cmp);
     let low = *low;
-    let (_, high, _) = rest.select_nth_unstable_by(RESAMPLES - 2 * TAIL - 2, f64::total_cmp);
+    let (_, high, _) = drawn.select_nth_unstable_by(last - tail, f64::total_cmp);
     Some([low, *high])
 }
 
@@ -132,6 +128,7 @@ mod tests {
         let drawn: Vec<f64> = (0..RESAMPLES).map(|i| i as f64).rev().collect();
         // 250 values lie below 250, and 250 above 9749.
         assert_eq!(percentiles(drawn), Some([250.0, 9749.0]));
+        assert_eq!((percentiles(vec![3.0]), percentiles(vec![])), (Some([3.0, 3.0]), None));
     }
 
     #[test]
@@ -141,6 +138,8 @@ mod tests {
         assert_near(bootstrap_ratio(&strata).unwrap(), [0.7, 0.7], 1e-12);
         assert_eq!(bootstrap_ratio(&[vec![(0.0, 0.0)]]), None);
         assert_eq!(bootstrap_ratio(&[]), None);
+        // Of one hit in three 8 of 27 resamples have none; the others have a ratio of 1.
+        assert_eq!(bootstrap_ratio(&[vec![(1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]]), Some([1.0, 1.0]));
     }
 
     #[test]

@@ -71,9 +71,8 @@ fn square(canvas: &mut Canvas, x: f64, y: f64, cell: Option<&Cell>) {
     let (left, top) = (at(x + 0.5), at(y + 0.5));
     let rect = |class: &str, title: &str| {
         let title = escape(title);
-        format!(
-            "<rect class=\"{class}\" x=\"{left}\" y=\"{top}\" width=\"{w}\" height=\"{h}\"><title>{title}</title></rect>"
-        )
+        let place = format!("x=\"{left}\" y=\"{top}\" width=\"{w}\" height=\"{h}\"");
+        format!("<rect class=\"{class}\" {place}><title>{title}</title></rect>")
     };
     let Some(cell) = cell else {
         return canvas.push(&rect("empty", "no items"));

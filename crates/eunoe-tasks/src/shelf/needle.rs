@@ -6,7 +6,8 @@
 //!   are
 //! * Shapes:   n words and the needle at depth (sample mod 11) / 10 → one ask
 //! * Cost:     one prompt, 64 new tokens
-//! * Differs:  invented needles of ours instead of one about San Francisco, in turn over samples; no judge;
+//! * Differs:  invented needles of ours instead of one about San Francisco, in turn over samples; the answer is begun;
+//!   no judge;
 //!   grid of 11 depths; the passage begins at a random sentence; the needle goes in front of the sentence
 //!   that the depth falls into, as words, not tokens; `depths` says where it came to stand
 //! * Oracle:   the needle found again; places by hand
@@ -22,31 +23,36 @@ use crate::{Draw, Given, Item, Mark, Task, marks};
 const ANSWER: usize = 64;
 /// Depths of the grid.
 pub(super) const GRID: usize = 11;
-/// A sentence, a question, and the words that the question does not give away.
-const NEEDLES: [(&str, &str, &[&str]); 5] = [
+/// A sentence, a question, the beginning of the answer, and the words that neither gives away.
+const NEEDLES: [(&str, &str, &str, &[&str]); 5] = [
     (
         "Every Thursday the lamplighter of Orvenholt feeds candied ginger to a one-eyed pelican.",
         "What does the lamplighter of Orvenholt do every Thursday?",
+        "Every Thursday the lamplighter of Orvenholt feeds",
         &["candied", "ginger", "pelican"],
     ),
     (
         "The bridge of Tamsworth was painted turquoise to please a deaf clockmaker.",
         "In which colour was the bridge of Tamsworth painted, and to please whom?",
+        "The bridge of Tamsworth was painted",
         &["turquoise", "deaf", "clockmaker"],
     ),
     (
         "The winner of the Quillmarsh regatta is paid in forty jars of smoked honey.",
         "In what is the winner of the Quillmarsh regatta paid?",
+        "The winner of the Quillmarsh regatta is paid in",
         &["forty", "jars", "smoked", "honey"],
     ),
     (
         "Old Mother Pellow keeps the map to the silver well inside a hollow trombone.",
         "Where does Old Mother Pellow keep the map to the silver well?",
+        "Old Mother Pellow keeps the map to the silver well inside a",
         &["hollow", "trombone"],
     ),
     (
         "The twins of Harrowdene learnt to whistle from a shipwrecked bishop.",
         "From whom did the twins of Harrowdene learn to whistle?",
+        "The twins of Harrowdene learnt to whistle from a",
         &["shipwrecked", "bishop"],
     ),
 ];
@@ -78,7 +84,7 @@ impl Task for Needle {
     fn draw(&self, draw: &Draw<'_>) -> Result<Item> {
         let hay = draw.sources.haystack()?;
         let start = hay.next_start(rng(draw, CARD.id).usize(..hay.len()));
-        let (needle, question, keywords) = NEEDLES[draw.sample % NEEDLES.len()];
+        let (needle, question, cue, keywords) = NEEDLES[draw.sample % NEEDLES.len()];
         let depth = (draw.sample % GRID) as f64 / (GRID - 1) as f64;
         let sized = |words| {
             let at = before(&hay.sentences(start, words), words, depth);
@@ -86,7 +92,7 @@ impl Task for Needle {
             let (context, depths) = frame(draw, "needle.context", &[], &text, at);
             let gold = keywords.iter().map(|word| (*word).to_owned()).collect();
             let names = ["needle.question", "needle.cue"];
-            let asks = vec![write(draw, names, &[("question", question)], ANSWER, gold)];
+            let asks = vec![write(draw, names, &[("question", question), ("cue", cue)], ANSWER, gold)];
             Ok(Item { context, asks, depths })
         };
         Ok(largest(draw, CARD.id, (1, usize::MAX), sized)?.1)
@@ -115,7 +121,7 @@ mod tests {
     fn the_needle_is_found_again_at_its_depth() {
         for sample in 0..22 {
             let item = toy::item("needle", 1024, sample);
-            let (sentence, question, _) = NEEDLES[sample % NEEDLES.len()];
+            let (sentence, question, ..) = NEEDLES[sample % NEEDLES.len()];
             assert!(toy::at(&item, item.depths[0]).starts_with(sentence), "{sample}");
             assert_eq!(item.context.matches(sentence).count(), 1);
             assert!(toy::only(&item).question.contains(question));
@@ -127,10 +133,12 @@ mod tests {
 
     #[test]
     fn questions_do_not_give_their_key_words_away() {
-        for (sentence, question, words) in NEEDLES {
+        for (sentence, question, cue, words) in NEEDLES {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             assert_eq!(marks::keyword_recall(sentence, &words), 1.0);
             assert_eq!(marks::keyword_recall(question, &words), 0.0);
+            assert!(sentence.starts_with(cue));
+            assert_eq!(marks::keyword_recall(cue, &words), 0.0);
             let others = NEEDLES.iter().filter(|(other, ..)| *other != sentence);
             assert!(others.into_iter().all(|(other, ..)| marks::keyword_recall(other, &words) == 0.0));
         }

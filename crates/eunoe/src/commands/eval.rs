@@ -76,12 +76,16 @@ pub struct Args {
     #[arg(long)]
     audit: bool,
 
+    /// Compute exactly, with f32 keys and values unless a plan names a codec: slower, for comparisons with others
+    #[arg(long)]
+    exact: bool,
+
     /// Keep answers in this folder, and go on where it left off
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
     /// Take tasks, lengths, plans, samples and seed from the manifest of another run, and make it again
-    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["tasks", "lengths", "kv", "samples", "seed", "audit"])]
+    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["tasks", "lengths", "kv", "samples", "seed", "audit", "exact"])]
     again: Option<PathBuf>,
 
     /// Items at a time, each with its share of the threads [default: as many as there are threads and memory for]
@@ -139,6 +143,7 @@ struct Grid {
     samples: usize,
     seed: u64,
     audit: bool,
+    exact: bool,
     /// Files that a manifest names.
     sources: Option<Vec<SourceFile>>,
     /// Checksum of the model that a manifest names.
@@ -158,6 +163,7 @@ impl Grid {
                 samples: args.samples as usize,
                 seed: args.seed,
                 audit: args.audit,
+                exact: args.exact,
                 sources: None,
                 sha256: None,
             });
@@ -172,6 +178,7 @@ impl Grid {
             samples: manifest.samples,
             seed: manifest.seed,
             audit: manifest.audit,
+            exact: manifest.exact,
             sources: Some(manifest.sources),
             sha256: manifest.model.sha256,
         })
@@ -283,7 +290,8 @@ fn on_engine(
     let needed = full_bytes(&config, longest as u32).saturating_mul(2);
     let jobs = jobs(args, ctx, &path, needed)?;
     let threads = (ctx.threads / jobs).max(1);
-    let options = Options { threads, arithmetic: Arithmetic::Fast, ..Options::default() };
+    let arithmetic = if grid.exact { Arithmetic::Exact } else { Arithmetic::Fast };
+    let options = Options { threads, arithmetic, ..Options::default() };
     let engines = (0..jobs).map(|_| open_one(&path, options)).collect::<Result<Vec<_>>>()?;
     let Some(engine) = engines.first() else { bail!("no worker") };
     for (name, plan) in plans.iter().filter_map(|(name, plan)| Some((name, plan.as_ref()?))) {
@@ -339,6 +347,7 @@ fn finish(
         samples: asked.samples,
         seed: asked.seed,
         audit: grid.audit,
+        exact: grid.exact,
         sources,
         machine,
         first: asked.first()?,

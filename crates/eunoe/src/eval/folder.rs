@@ -124,6 +124,7 @@ fn differs(old: &Manifest, new: &Manifest) -> Option<String> {
         () if old.samples != new.samples => say("samples", &old.samples, &new.samples),
         () if old.seed != new.seed => say("seed", &old.seed, &new.seed),
         () if old.audit != new.audit => say("audit", &old.audit, &new.audit),
+        () if old.exact != new.exact => say("exact", &old.exact, &new.exact),
         () if old.sources != new.sources => say("files", &old.sources, &new.sources),
         () if isa(&old.machine) != isa(&new.machine) => {
             say("instruction set", &old.machine.isa, &new.machine.isa)

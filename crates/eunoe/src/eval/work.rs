@@ -230,6 +230,7 @@ fn line(unit: Unit, plan: &str, item: &Item, answer: Answer) -> Line {
         chance: task.chance(item),
         details: mark.details.into_iter().filter(|(_, x)| x.is_finite()).collect::<BTreeMap<_, _>>(),
         given: answer.given.iter().map(told).collect(),
+        gold: item.asks.iter().map(|ask| ask.gold.clone()).collect(),
         depths: item.depths.clone(),
         prompt_tokens: answer.prompt_tokens,
         budget_bytes: bill.and_then(|bill| bill.budget_bytes),
