@@ -12,6 +12,8 @@ use crate::{Line, Manifest};
 pub const FULL: &str = "full";
 /// A ceiling that may lie so near to blind guessing tells nothing about plans.
 const NEAR: f64 = 0.05;
+/// The detail of scores that are probabilities: mean nats per token.
+const NATS: &str = "nll";
 
 /// One plan on one task at one length. Differences are paired: same task, length and sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -218,8 +220,12 @@ impl Versus {
     }
 }
 
-/// Whether the interval of the full-memory scores reaches down to chance + 0.05; none without items.
+/// Whether the interval of the full-memory scores reaches down to chance + 0.05; none without items. A probability per token
+/// is far above guessing though it is small.
 fn near_chance(full: &[&Line]) -> Option<bool> {
+    if !full.is_empty() && full.iter().all(|line| line.details.contains_key(NATS)) {
+        return Some(false);
+    }
     let scores: Vec<f64> = full.iter().map(|line| line.score).collect();
     let chance = mean(&full.iter().map(|line| line.chance).collect::<Vec<_>>())?;
     Some(score_interval(&scores)[0] <= chance + NEAR)

@@ -168,7 +168,10 @@ meaning  the answer is that of full memory
     fn smaller_memories_that_were_not_trusted_are_told() {
         let rung = eunoe_engine::Rung { plan: "a2sf @ 512KiB".into(), peak_bytes: 512 << 10, risk: 0.625 };
         let text = render(&Bill { escalated: vec![rung], ..made_up() });
-        assert!(text.contains("\nbefore   a2sf @ 512KiB (512.0 KiB): not trusted, risk 62 %\nmemory "), "{text}");
+        assert!(
+            text.contains("\nbefore   a2sf @ 512KiB (512.0 KiB): not trusted, risk 62 %\nmemory "),
+            "{text}"
+        );
     }
 
     #[test]

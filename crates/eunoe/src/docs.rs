@@ -79,7 +79,11 @@ fn methods(cards: &[Card]) -> String {
         (Shelf::Allocator, "Allocators", ""),
         (Shelf::Codec, "Codecs", ""),
         (Shelf::Probe, "Probes", "\n`eunoe probe NAME -m MODEL` looks into a model while it reads.\n"),
-        (Shelf::Task, "Tasks", "\n`eunoe eval -m MODEL --tasks T,..` asks them; a group stands for its tasks.\n"),
+        (
+            Shelf::Task,
+            "Tasks",
+            "\n`eunoe eval -m MODEL --tasks T,..` asks them; a group stands for its tasks.\n",
+        ),
     ] {
         text += &format!("\n## {title}\n{about}");
         for group in eunoe_tasks::GROUPS.iter().filter(|_| of == Shelf::Task) {

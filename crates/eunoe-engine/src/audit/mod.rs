@@ -4,6 +4,7 @@ mod canary;
 mod divergence;
 mod forgotten;
 mod verdict;
+mod weights;
 
 pub use canary::Canaries;
 pub use divergence::Divergence;

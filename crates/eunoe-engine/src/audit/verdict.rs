@@ -5,6 +5,7 @@
 
 use super::canary::Canaries;
 use super::divergence::Divergence;
+use super::weights;
 use serde::Serialize;
 
 /// Nats added before a logarithm, so that no divergence is a number.
@@ -104,9 +105,6 @@ fn logistic(weights: &[f64], x: &[f64]) -> f64 {
     let sum = weights[0] + weights[1..].iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
     1.0 / (1.0 + (-sum).exp())
 }
-
-#[path = "weights.rs"]
-mod weights;
 
 #[cfg(test)]
 mod tests {

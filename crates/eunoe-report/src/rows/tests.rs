@@ -111,6 +111,14 @@ fn a_ceiling_near_chance_is_flagged() {
 }
 
 #[test]
+fn a_probability_per_token_is_not_near_chance_though_it_is_small() {
+    let mut lines: Vec<Line> = (0..20).map(|i| line(FULL, "perplexity", 100, i, 0.04)).collect();
+    assert_eq!(rows_of(&[FULL], &lines)[0].near_chance, Some(true));
+    lines.iter_mut().for_each(|line| line.details = [("nll".to_string(), 3.2)].into());
+    assert_eq!(rows_of(&[FULL], &lines)[0].near_chance, Some(false));
+}
+
+#[test]
 fn endpoints_and_gaps_leave_fields_empty() {
     let mut lines = [line(FULL, "needle", 100, 0, 1.0), line(FULL, "needle", 100, 1, 1.0)];
     lines.iter_mut().for_each(|line| line.kept = Vec::new());

@@ -97,7 +97,8 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     drop(session);
     let settings =
         AuditSettings { samples: args.samples as usize, seed: args.seed, ..AuditSettings::default() };
-    let subject = Subject { prompt: &prompt, tokens: &tokens, answer: &answer.tokens, longest: length.longest };
+    let subject =
+        Subject { prompt: &prompt, tokens: &tokens, answer: &answer.tokens, longest: length.longest };
     let audit = look(&engine, &plan, &subject, &settings, &interrupt)?;
     if !ctx.json {
         out::text(&format!("{}\n\n", answer.text.trim_end()))?;
@@ -155,11 +156,16 @@ pub(crate) fn render(audit: &Audit) -> String {
         format!(
             "apart    {:.4} nats a token from full memory (KL, 95 %: {lo:.4} … {hi:.4}; {} of {} rows); same likeliest token \
              in {} ({})",
-            whole.kl_mean, whole.sampled, whole.rows, percent(whole.top1_agreement), range(whole.top1_ci)
+            whole.kl_mean,
+            whole.sampled,
+            whole.rows,
+            percent(whole.top1_agreement),
+            range(whole.top1_ci)
         ),
         format!(
             "answer   {:.4} nats a token apart; same likeliest token in {}",
-            answer.kl_mean, percent(answer.top1_agreement)
+            answer.kl_mean,
+            percent(answer.top1_agreement)
         ),
         match (&audit.canaries, &audit.canaries_note) {
             (Some(c), _) => format!(
@@ -169,7 +175,10 @@ pub(crate) fn render(audit: &Audit) -> String {
             (None, Some(why)) => format!("planted  none: {why}"),
             (None, None) => "planted  none".into(),
         },
-        format!("missed   {} of the answer's attention under full memory was on forgotten tokens", percent(audit.forgotten_mass)),
+        format!(
+            "missed   {} of the answer's attention under full memory was on forgotten tokens",
+            percent(audit.forgotten_mass)
+        ),
     ];
     for passage in &audit.passages {
         let text: String = passage.text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::builder::NonEmptyStringValueParser;
 use eunoe_engine::{Arithmetic, Engine, Length, Options, full_bytes, policy_shape};
-use eunoe_kv::{Claim, Plan};
+use eunoe_kv::Plan;
 use eunoe_report::{Machine, Manifest, ModelInfo, Row, SourceFile};
-use eunoe_tasks::{GROUPS, LIST, Sources, Task};
+use eunoe_tasks::{Sources, Task};
 use serde::Serialize;
 
 use super::demo;
 use crate::context::Context;
-use crate::eval::{Answers, Asked, Endpoint, Folder, Work, Writer, is_address, replace};
+use crate::eval::{
+    Answers, Asked, Endpoint, Folder, Work, Writer, is_address, plans, replace, tasks, under_budgets,
+};
 use crate::interrupt::Interrupt;
-use crate::nearest::nearest;
-use crate::{memory, models, open, out, profiles, pull, units};
+use crate::{memory, models, open, out, pull, units};
 
 /// Measure what forgetting costs: plans beside full memory on the same items
 ///
@@ -185,25 +186,6 @@ impl Grid {
     }
 }
 
-/// The tasks of these names; groups stand for theirs.
-fn tasks(names: &[String]) -> Result<Vec<&'static dyn Task>> {
-    let mut tasks: Vec<&'static dyn Task> = Vec::new();
-    for name in names.iter().map(|name| name.trim()) {
-        let group = GROUPS.iter().find(|group| group.id == name).map(|group| group.tasks);
-        for id in group.unwrap_or(&[name]) {
-            let Some(task) = eunoe_tasks::find(id) else {
-                let known = LIST.iter().map(|t| t.card().id).chain(GROUPS.iter().map(|g| g.id));
-                let near = nearest(name, known).map_or(String::new(), |near| format!(" did you mean `{near}`?"));
-                bail!("no task is called `{name}`;{near} `eunoe list tasks` has all");
-            };
-            if tasks.iter().all(|t| t.card().id != task.card().id) {
-                tasks.push(task);
-            }
-        }
-    }
-    Ok(tasks)
-}
-
 /// Texts and questions, and what they were made from.
 fn sources(files: &[PathBuf]) -> Result<(Sources, Vec<SourceFile>)> {
     let mut read = Vec::new();
@@ -212,7 +194,8 @@ fn sources(files: &[PathBuf]) -> Result<(Sources, Vec<SourceFile>)> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         read.push((name, bytes));
     }
-    let named: Vec<(&str, &[u8])> = read.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let named: Vec<(&str, &[u8])> =
+        read.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     let built_in = Sources::built_in(demo::TEXT)?;
     let sources = if named.is_empty() { built_in } else { built_in.replaced_by(Sources::read(&named)?) };
     let of = |(name, bytes): &(&str, &[u8])| SourceFile {
@@ -281,7 +264,9 @@ fn on_engine(
     let longest = grid.lengths.iter().copied().max().unwrap_or(0);
     if longest > config.context {
         let window = config.context;
-        bail!("a length of {longest} tokens exceeds the model's window of {window}: full memory has no ceiling there");
+        bail!(
+            "a length of {longest} tokens exceeds the model's window of {window}: full memory has no ceiling there"
+        );
     }
     if args.again.is_none() {
         grid.plans = under_budgets(&grid.plans, &args.budget)?;
@@ -365,57 +350,13 @@ fn finish(
         replace(&dir.join("rows.json"), &(serde_json::to_string_pretty(&rows)? + "\n"))?;
     }
     // the ceiling is in every row; rows of its own only where it was asked for
-    let is_asked = |row: &Row| {
-        row.plan != "full" || grid.plans.is_empty() || grid.plans.iter().any(|p| p == "full")
-    };
+    let is_asked =
+        |row: &Row| row.plan != "full" || grid.plans.is_empty() || grid.plans.iter().any(|p| p == "full");
     let rows: Vec<Row> = rows.into_iter().filter(is_asked).collect();
     match ctx.json {
         true => out::json(&Printed { rows, out: args.out.as_deref() }),
         false => out::text(&render(&rows, args.out.as_deref())),
     }
-}
-
-/// Every plan that names no budget under each of these; methods that size themselves and `full` as they are.
-fn under_budgets(plans: &[String], budgets: &[String]) -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    let (mut own, mut given) = (Vec::new(), Vec::new());
-    for text in plans {
-        let plan = Plan::parse(text)?;
-        if plan.budget.is_some() || plan.policy.card.id == "full" {
-            all.push(text.clone());
-            continue;
-        }
-        let policy = plan.make_policy(u32::MAX)?;
-        if policy.claim(0, 0, u32::MAX) != Claim::Share || policy.needs().keep.is_some() {
-            own.push(text.as_str());
-            all.push(text.clone());
-            continue;
-        }
-        given.push(text.as_str());
-        for budget in budgets {
-            let under = format!("{text} @ {}", budget.trim());
-            Plan::parse(&under)?;
-            all.push(under);
-        }
-    }
-    if !given.is_empty() {
-        eprintln!("note: {} under @ {} (--budget)", given.join(", "), budgets.join(", "));
-    }
-    if !own.is_empty() {
-        eprintln!("note: {} set their sizes themselves: compare their bytes in the table", own.join(", "));
-    }
-    let mut seen = std::collections::HashSet::new();
-    all.retain(|plan| seen.insert(plan.clone()));
-    Ok(all)
-}
-
-/// What the plans mean; `full` comes first.
-fn plans(names: &[String], model: &Path) -> Result<Vec<(String, Option<Plan>)>> {
-    let mut plans = vec![("full".to_owned(), Some(Plan::parse("full")?))];
-    for name in names.iter().filter(|name| *name != "full") {
-        plans.push((name.clone(), Some(profiles::attach(Plan::parse(name)?, model)?)));
-    }
-    Ok(plans)
 }
 
 /// Items at a time: what was asked for, or as many as there are threads and memory for.
@@ -429,7 +370,10 @@ fn jobs(args: &Args, ctx: &Context, model: &Path, kv_bytes: u64) -> Result<usize
     if let Some(jobs) = args.jobs {
         let jobs = usize::from(jobs);
         if jobs > most {
-            bail!("{jobs} items at a time do not fit into {}: at most {most} (--jobs)", units::bytes(allowed));
+            bail!(
+                "{jobs} items at a time do not fit into {}: at most {most} (--jobs)",
+                units::bytes(allowed)
+            );
         }
         return Ok(jobs);
     }
@@ -448,7 +392,8 @@ fn machine(isa: &str, jobs: usize, threads: usize) -> Machine {
 }
 
 fn render(rows: &[Row], dir: Option<&Path>) -> String {
-    let head = ["plan", "task", "length", "n", "score", "beside full", "95 %", "KV peak", "kept", "seconds", ""];
+    let head =
+        ["plan", "task", "length", "n", "score", "beside full", "95 %", "KV peak", "kept", "seconds", ""];
     let percent = |x: f64| format!("{:.1}", 100.0 * x);
     let line = |row: &Row| {
         let flag = match row.near_chance {
@@ -456,7 +401,8 @@ fn render(rows: &[Row], dir: Option<&Path>) -> String {
             _ => "",
         };
         let diff = row.diff.map_or_else(|| "-".into(), |d| format!("{:+.1}", 100.0 * d));
-        let ci = row.ci.map_or_else(|| "-".into(), |[lo, hi]| format!("{:+.1} … {:+.1}", 100.0 * lo, 100.0 * hi));
+        let ci =
+            row.ci.map_or_else(|| "-".into(), |[lo, hi]| format!("{:+.1} … {:+.1}", 100.0 * lo, 100.0 * hi));
         [
             row.plan.clone(),
             row.task.clone(),
@@ -474,49 +420,11 @@ fn render(rows: &[Row], dir: Option<&Path>) -> String {
     let table: Vec<[String; 11]> =
         std::iter::once(head.map(String::from)).chain(rows.iter().map(line)).collect();
     let next = dir.map_or_else(
-        || "\nScores in percent. Keep answers with --out DIR; `eunoe report DIR` makes a page of them.\n".into(),
+        || {
+            "\nScores in percent. Keep answers with --out DIR; `eunoe report DIR` makes a page of them.\n"
+                .into()
+        },
         |dir| format!("\nScores in percent. `eunoe report {}` makes a page of this.\n", dir.display()),
     );
     out::columns(&table) + &next
-}
-
-#[cfg(test)]
-mod tests {
-    use eunoe_kv::Budget;
-
-    use super::*;
-
-    fn names(plans: &[&str], budgets: &[&str]) -> Vec<String> {
-        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        under_budgets(&own(plans), &own(budgets)).unwrap()
-    }
-
-    #[test]
-    fn plans_without_a_budget_run_under_each_and_the_others_as_they_are() {
-        assert_eq!(
-            names(&["full", "h2o", "a2sf @ 1MiB", "inf_llm", "full | q8"], &["50%", "64tok"]),
-            ["full", "h2o @ 50%", "h2o @ 64tok", "a2sf @ 1MiB", "inf_llm", "full | q8"]
-        );
-        assert_eq!(names(&["h2o", "h2o"], &["50%"]), ["h2o @ 50%"]);
-        assert!(under_budgets(&["h2o".into()], &["50".into()]).is_err());
-    }
-
-    #[test]
-    fn tasks_are_found_by_name_and_by_group() {
-        let ids = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            tasks(&names).map(|tasks| tasks.iter().map(|t| t.card().id).collect::<Vec<_>>())
-        };
-        let ruler = ids(&["ruler"]).unwrap();
-        assert_eq!((ruler.len(), ruler[0], ruler[12]), (13, "niah_single_1", "qa_2"));
-        assert_eq!(ids(&["needle", "qa_1", "needle"]).unwrap(), ["needle", "qa_1"]);
-        let error = ids(&["neddle"]).unwrap_err().to_string();
-        assert!(error.contains("did you mean `needle`?"), "{error}");
-    }
-
-    #[test]
-    fn budgets_of_plans_are_percent_slots_or_bytes() {
-        let plan = Plan::parse(&names(&["h2o"], &["12.5%"])[0]).unwrap();
-        assert_eq!(plan.budget, Some(Budget::Percent(12.5)));
-    }
 }

@@ -121,16 +121,14 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         answered.answer.log_probs.clear();
     }
     let made = answered.answer.tokens.clone();
-    let mut report =
-        Report::new(&engine, &answered.session, answered.answer, tokens.len(), answered.timing);
+    let mut report = Report::new(&engine, &answered.session, answered.answer, tokens.len(), answered.timing);
     report.memory.peak_bytes =
         before.iter().map(|rung| rung.peak_bytes).fold(report.memory.peak_bytes, u64::max);
     report.memory.escalated = before;
     drop(answered.session);
     if args.audit {
         let settings = AuditSettings { seed: args.sampling.seed, ..AuditSettings::default() };
-        let subject =
-            Subject { prompt: &prompt, tokens: &tokens, answer: &made, longest: length.longest };
+        let subject = Subject { prompt: &prompt, tokens: &tokens, answer: &made, longest: length.longest };
         report.audit = Some(audit::look(&engine, &plan, &subject, &settings, &interrupt)?);
     }
     if ctx.json {

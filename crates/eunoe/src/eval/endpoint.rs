@@ -102,7 +102,9 @@ impl Endpoint {
         let mut answered = Answered { given: Vec::new(), prompt_tokens: 0, bytes: 0, seconds: 0.0 };
         for prompt in prompts {
             let Then::Write(tokens) = prompt.then else {
-                bail!("`{task}` needs probabilities or attention, which an endpoint does not give: leave it out");
+                bail!(
+                    "`{task}` needs probabilities or attention, which an endpoint does not give: leave it out"
+                );
             };
             let body = json!({
                 "model": self.model, "prompt": prompt.text, "max_tokens": tokens, "temperature": 0, "stream": false,
@@ -144,7 +146,8 @@ impl Endpoint {
         let text = response.body_mut().with_config().limit(MOST).read_to_string();
         let text = text.with_context(|| format!("`{url}` broke off"))?;
         if !status.is_success() {
-            let start: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect();
+            let start: String =
+                text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect();
             bail!("`{url}` says {status}: {start}");
         }
         serde_json::from_str(&text).with_context(|| format!("`{url}` does not speak the OpenAI protocol"))

@@ -146,8 +146,9 @@ fn read_lines(file: &mut File, path: &Path) -> Result<Vec<Line>> {
     let text = bytes[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty());
     text.enumerate()
         .map(|(i, line)| {
-            serde_json::from_slice(line)
-                .with_context(|| format!("`{}`, line {}: not a result; give another --out", path.display(), i + 1))
+            serde_json::from_slice(line).with_context(|| {
+                format!("`{}`, line {}: not a result; give another --out", path.display(), i + 1)
+            })
         })
         .collect()
 }

@@ -145,7 +145,8 @@ impl Local<'_> {
             nats.push(-log_prob(logits, token));
             let of = logits[token as usize];
             // of equals the first
-            likeliest.push(logits.iter().enumerate().all(|(t, l)| *l < of || (*l == of && t >= token as usize)));
+            likeliest
+                .push(logits.iter().enumerate().all(|(t, l)| *l < of || (*l == of && t >= token as usize)));
         };
         if let Some(first) = rest.first() {
             weigh(session.logits(), *first);
@@ -201,11 +202,8 @@ mod tests {
 
     #[test]
     fn what_prompts_share_is_their_common_beginning() {
-        let prompt = |tokens: &[u32]| Prompt {
-            text: String::new(),
-            tokens: tokens.to_vec(),
-            then: Then::Write(1),
-        };
+        let prompt =
+            |tokens: &[u32]| Prompt { text: String::new(), tokens: tokens.to_vec(), then: Then::Write(1) };
         assert_eq!(shared(&[prompt(&[1, 2, 3])]), [1, 2, 3]);
         assert_eq!(shared(&[prompt(&[1, 2, 3, 4]), prompt(&[1, 2, 5, 4])]), [1, 2]);
         assert_eq!(shared(&[prompt(&[1, 2, 3]), prompt(&[1, 2])]), [1]);

@@ -2,12 +2,14 @@
 
 mod endpoint;
 mod folder;
+mod grid;
 mod local;
 mod prompt;
 mod work;
 
 pub(crate) use endpoint::{Endpoint, is_address};
 pub(crate) use folder::{Folder, replace};
+pub(crate) use grid::{plans, tasks, under_budgets};
 pub(crate) use prompt::Writer;
 pub(crate) use work::{Answers, Work};
 

@@ -76,7 +76,9 @@ impl Writer<'_> {
         let mut tokens = self.tokenizer.encode_prompt(&text);
         let begins = self.begins(&tokens);
         if begins > 1 {
-            bail!("a prompt of `{id}` has {begins} BOS tokens: the model's template or the text adds one too many");
+            bail!(
+                "a prompt of `{id}` has {begins} BOS tokens: the model's template or the text adds one too many"
+            );
         }
         let (then, common) = self.then(&text, &tokens, ask);
         tokens.truncate(common);

@@ -81,13 +81,17 @@ impl Work<'_> {
         let hearing = self.interrupt.hear();
         thread::scope(|scope| match answers {
             Answers::Endpoint(endpoint) => {
-                scope.spawn(|| shared.worker(&|unit, plan, prompts| self.ask_endpoint(endpoint, unit, plan, prompts)));
+                scope.spawn(|| {
+                    shared.worker(&|unit, plan, prompts| self.ask_endpoint(endpoint, unit, plan, prompts))
+                });
             }
             Answers::Engines(engines) => {
                 for engine in *engines {
                     let shared = &shared;
                     scope.spawn(move || {
-                        shared.worker(&|unit, plan, prompts| self.ask_engine(shared, engine, unit, plan, prompts));
+                        shared.worker(&|unit, plan, prompts| {
+                            self.ask_engine(shared, engine, unit, plan, prompts)
+                        });
                     });
                 }
             }
@@ -290,7 +294,8 @@ impl Progress {
         if told.elapsed() >= TELL {
             *told = Instant::now();
             let done = self.bar.position().max(1);
-            let left = self.start.elapsed().as_secs_f64() * self.tokens.saturating_sub(done) as f64 / done as f64;
+            let left =
+                self.start.elapsed().as_secs_f64() * self.tokens.saturating_sub(done) as f64 / done as f64;
             eprintln!("{items} of {} answers, about {:.0} min left", self.all, (left / 60.0).ceil());
         }
     }
