@@ -37,7 +37,9 @@ fn json(bench: &Bench, args: &[&str]) -> Value {
 }
 
 fn fails(bench: &Bench, args: &[&str]) -> String {
-    failure(&command(bench, args).output().unwrap())
+    let output = command(bench, args).output().unwrap();
+    assert!(!output.status.success(), "{args:?} succeeded");
+    failure(&output)
 }
 
 const EVAL: [&str; 9] = [
@@ -160,7 +162,8 @@ fn a_page_is_made_of_a_folder_and_says_what_is_missing() {
     }
     assert!(!page.contains("http://") || !page.contains("<link"), "self-contained");
     let table = bench.run(&["report", bench.path("results").to_str().unwrap(), "--markdown"]);
-    assert!(String::from_utf8(table.stdout).unwrap().contains("| `h2o @ 30%` |"));
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("| h2o @ 30% |"), "{table}");
     assert!(bench.fails(&["report", "nowhere"]).contains("`nowhere` holds no evaluation"));
     fs::write(bench.path("results/items.jsonl"), "{\n{}\n").unwrap();
     assert!(bench.fails(&["report", bench.path("results").to_str().unwrap()]).contains("line 1"));
@@ -176,7 +179,7 @@ fn what_cannot_be_evaluated_is_refused_before_anything_runs() {
     assert!(refused(&["--tasks", "passkey"]).contains("--lengths"));
     assert!(refused(&["--tasks", "passkey", "--lengths", "9000"]).contains("window of 4096"));
     assert!(refused(&["--tasks", "qa_1", "--lengths", "80"]).contains("`qa_1` at 80 tokens"));
-    assert!(with(&["--kv", "h2o @ 3tok"]).contains("h2o"));
+    assert!(with(&["--kv", "streaming_llm @ 3tok"]).contains("streaming_llm"));
     assert!(with(&["--kv", "hh2o"]).contains("did you mean `h2o`?"));
     assert!(with(&["--budget", "x", "--kv", "h2o"]).contains("`h2o @ x`"));
     assert!(with(&["--kv", "recycled_attention @ 10%"]).contains("`recycled_attention @ 10%` at 700 tokens"));
