@@ -56,15 +56,19 @@ fn percent_below(percent: f64, decimal_below: f64) -> String {
     minus(format!("{percent:.places$} %"))
 }
 
-/// A score with two decimals.
+/// A score with two decimals, below a tenth with three.
 pub(crate) fn score(score: f64) -> String {
-    minus(format!("{score:.2}"))
+    match score.abs() {
+        x if (0.000_5..0.099_5).contains(&x) => minus(format!("{score:.3}")),
+        x if x < 0.099_5 => "0.00".to_string(),
+        _ => minus(format!("{score:.2}")),
+    }
 }
 
-/// A difference with its sign: `−0.12`, `+0.03`, `0.00`.
+/// A difference with its sign: `−0.12`, `+0.031`, `0.00`.
 pub(crate) fn signed(value: f64) -> String {
     match score(value).as_str() {
-        "0.00" | "−0.00" => "0.00".to_string(),
+        "0.00" => "0.00".to_string(),
         text if value > 0.0 => format!("+{text}"),
         text => text.to_string(),
     }
@@ -122,8 +126,8 @@ mod tests {
         assert_eq!([share(0.125), percent(0.125), share(0.25)], ["12.5 %", "12 %", "25 %"]);
         assert_eq!([percent(0.0625), percent(0.05), percent(1.0)], ["6.2 %", "5 %", "100 %"]);
         assert_eq!(
-            [signed(-0.123), signed(0.031), signed(-0.001), signed(0.0)],
-            ["−0.12", "+0.03", "0.00", "0.00"]
+            [signed(-0.123), signed(0.031), signed(-0.001), signed(0.000_4)],
+            ["−0.12", "+0.031", "−0.001", "0.00"]
         );
         assert_eq!(
             [seconds(0.0004), seconds(0.05), seconds(0.5), seconds(5.0)],

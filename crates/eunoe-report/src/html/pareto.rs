@@ -80,7 +80,11 @@ fn figure(data: &Data<'_>, here: &[&Standing<'_>], cost: Cost) -> Option<Figure>
     };
     let kind = if matches!(cost, Cost::Bytes) { Kind::Bytes } else { Kind::Seconds };
     let x = Axis::over(cost.label(), kind, costs.into_iter());
-    let y = Axis::over("mean score, share of full memory", Kind::Share, here.iter().flat_map(|s| s.interval));
+    let y = Axis::over(
+        "share of full memory's score, mean of tasks",
+        Kind::Share,
+        here.iter().flat_map(|s| s.interval),
+    );
     let name = format!("{title} at {} tokens, {} plans", count(here.first()?.length), here.len());
     let mut plot = Plot::new(name, (860.0, 400.0), x, y);
     plot.level = Some(1.0);

@@ -12,8 +12,8 @@ use super::standing::{Class, Standing, classes};
 pub(super) fn section(data: &Data<'_>, standings: &[Standing<'_>]) -> Result<Option<Section>> {
     let mut intro = vec![
         "Plans that were allowed the same bytes (within 3 % of the share of full memory's bytes) are \
-         compared with each other. The number is the mean score over the tasks that count, as a share of \
-         what full memory scores on the same items; the bar is its 95 % interval (bootstrap over items \
+         compared with each other. The number is the score as a share of what full memory scores on the \
+         same items, mean over the tasks that count; the bar is its 95 % interval (bootstrap over items \
          within each task). Where a bar overlaps that of the best plan, these items do not tell the two \
          apart, whatever their order."
             .to_string(),

@@ -18,7 +18,7 @@ pub(super) struct Standing<'a> {
     pub(super) tasks: usize,
     /// Items of them that full memory has too.
     pub(super) n: usize,
-    /// Mean over tasks of the score, divided by that of full memory on the same items.
+    /// Mean over tasks of the score divided by that of full memory on the same items, so that every task counts the same.
     pub(super) ratio: f64,
     pub(super) interval: Interval,
     /// Mean of the most hot bytes, and its share of full memory's.
@@ -55,7 +55,7 @@ fn standing<'a>(data: &Data<'a>, plan: usize, length: usize, counted: &[&str]) -
         items.filter_map(|line| Some((line.score, data.full(line)?.score))).collect()
     };
     let tasks: Vec<&str> = counted.iter().copied().filter(|task| !pairs_of(task).is_empty()).collect();
-    let strata: Vec<Vec<(f64, f64)>> = tasks.iter().map(pairs_of).collect();
+    let strata: Vec<Vec<(f64, f64)>> = tasks.iter().map(|task| scaled(pairs_of(task))).collect();
     let sum = |pick: fn(&(f64, f64)) -> f64| {
         strata.iter().filter_map(|pairs| mean(&pairs.iter().map(pick).collect::<Vec<_>>())).sum::<f64>()
     };
@@ -83,6 +83,13 @@ fn standing<'a>(data: &Data<'a>, plan: usize, length: usize, counted: &[&str]) -
         allowed: whole.and_then(|whole| budget.map(|budget| (budget / whole).min(1.0))).or(used),
         seconds: over(&rows, |row| row.prefill_s + row.decode_s)?,
     })
+}
+
+/// Pairs of scores of a task, in units of what full memory scores on it.
+fn scaled(pairs: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let full = pairs.iter().map(|pair| pair.1).sum::<f64>() / pairs.len().max(1) as f64;
+    let unit = if full > 0.0 { full } else { 1.0 };
+    pairs.into_iter().map(|(score, full)| (score / unit, full / unit)).collect()
 }
 
 /// Plans in classes of equal bytes, most bytes first; within a class best first.
@@ -141,8 +148,8 @@ mod tests {
         let all = all(&data);
         assert_eq!(data.counted(100), ["x", "y"]);
         let a = &all[1];
-        // (0.5 + 0.8) / (1 + 0.8) = 0.7222; 500 of 1000 bytes; 2 s + 1 s.
-        assert!((a.ratio - 1.3 / 1.8).abs() < 1e-12);
+        // (0.5 / 1 + 0.8 / 0.8) / 2 = 0.75; 500 of 1000 bytes; 2 s + 1 s.
+        assert!((a.ratio - 0.75).abs() < 1e-12);
         assert!(
             a.interval[0] > 0.5 && a.interval[0] < a.ratio && a.ratio < a.interval[1] && a.interval[1] < 0.92
         );
