@@ -127,18 +127,16 @@ pub(super) const OUTLOOK: [f64; 5] = [{show(outlook)}];
 
 
 def ladders(lines, full, weights, threshold):
-    """Score and mean bytes of every method with several budgets, smallest first, escalated above a risk."""
+    """Score and mean bytes of every method with several sizes, smallest first, escalated above a risk."""
     methods = {}
     for line in lines:
-        method = line["plan"].split(" @ ")[0]
+        method = re.split(r" @ |\(", line["plan"])[0]
         methods.setdefault((method, line["task"]), {}).setdefault(line["item"], []).append(line)
     rows = {}
     for key, items in methods.items():
         scores, peaks, ceilings, most = [], [], [], []
         for item, rungs in items.items():
-            rungs = sorted(rungs, key=lambda line: line["budget_bytes"]) + [full[item]]
-            if len(rungs) < 3:
-                continue
+            rungs = sorted(rungs, key=lambda line: line["peak_bytes"]) + [full[item]]
             trusted = lambda line: line["plan"] == "full" or risks(weights, [foreseen(line)])[0] < threshold
             last = next(i for i, line in enumerate(rungs) if trusted(line))
             scores.append(rungs[last]["score"])

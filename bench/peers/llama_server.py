@@ -69,11 +69,11 @@ def stop(process, seconds=10):
 class LlamaServer:
     """A context manager that gives the base address."""
 
-    def __init__(self, server, model, context, k="f16", v="f16", flash=None, threads=None, port=0, seconds=120):
+    def __init__(self, server, model, context, k="f16", v="f16", flash=None, threads=None, port=0, seconds=120, env=None):
         flash = flash or ("off" if v == "f16" else "on")
         if v != "f16" and flash == "off":
             raise SystemExit(f"llama.cpp quantises values (`{v}`) only with flash attention on")
-        self.port, self.seconds, self.process = port or free_port(), seconds, None
+        self.port, self.seconds, self.process, self.env = port or free_port(), seconds, None, env or {}
         self.base = f"http://127.0.0.1:{self.port}/v1"
         self.argv = [str(server), "--model", str(model), "--ctx-size", str(context), "--port", str(self.port)]
         self.argv += ["--host", "127.0.0.1", "--parallel", "1", "--cache-type-k", k, "--cache-type-v", v]
@@ -86,7 +86,7 @@ class LlamaServer:
         refuse_taken(self.port)
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log", errors="replace")
         # Threads that wait by spinning take ten times as long beside a busy neighbour.
-        env = os.environ | {"OMP_WAIT_POLICY": "passive"}
+        env = os.environ | {"OMP_WAIT_POLICY": "passive"} | self.env
         self.process = subprocess.Popen(self.argv, stdout=self.log, stderr=subprocess.STDOUT, env=env)
         try:
             wait_for(f"http://127.0.0.1:{self.port}/health", self.process, self.seconds)

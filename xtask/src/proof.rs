@@ -6,13 +6,13 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// What `cargo xtask proof` takes.
-pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed flat policies \
+pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed flat policies evaluations \
                          (default: all); DIR holds UTF-8 .txt books; EUNOE_PYTHON names a Python that has \
                          bench/peers/requirements.txt installed (default: a virtual environment under target/)";
 
 const MODELS: [&str; 4] = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"];
-const PARTS: [&str; 9] =
-    ["parity", "tokens", "quality", "recall", "laws", "long", "speed", "flat", "policies"];
+const PARTS: [&str; 10] =
+    ["parity", "tokens", "quality", "recall", "laws", "long", "speed", "flat", "policies", "evaluations"];
 /// The book that parts which need one read.
 const BOOK: &str = "leo-tolstoy_war-and-peace_louise-maude_aylmer-maude.txt";
 
@@ -114,6 +114,18 @@ impl Proof {
         self.page("policies", Command::new(&self.python).arg(path).arg("page").args(files))
     }
 
+    /// The evaluations of `docs/reports` and `docs/evaluation.md`, resumed where they were (hours), and `docs/audit.md`.
+    fn evaluations(&self) -> Result<()> {
+        let script = || {
+            let mut script = Command::new(&self.python);
+            script.current_dir(&self.root).arg("bench/evaluations.py");
+            script
+        };
+        let eunoe = self.release("eunoe").canonicalize()?;
+        call(script().arg("run").arg("--books").arg(&self.books).arg("--eunoe").arg(&eunoe))?;
+        call(script().arg("page").arg("--eunoe").arg(&eunoe).arg("--python").arg(&self.python))
+    }
+
     fn part(&self, part: &str) -> Result<()> {
         let eunoe = self.release("eunoe");
         let book = self.books.join(BOOK);
@@ -162,6 +174,8 @@ impl Proof {
             ),
             // quality, bytes, seconds and slopes of every policy
             "policies" => self.policies(),
+            // what forgetting costs, and what the audit is worth
+            "evaluations" => self.evaluations(),
             // bounded memory, bounded time; then the page of all that `speed` and `flat` measured
             _ => {
                 let mut flat = self.script("bench/flat_memory.py");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -211,8 +211,10 @@ impl Shared<'_> {
                 };
                 let answer = ask(unit, plan, prompts)?;
                 self.work.folder.add(line(unit, &plan.0, item, answer))?;
+                self.progress.add(length as u64);
+            } else {
+                self.progress.skip(length as u64);
             }
-            self.progress.add(length as u64);
         }
         Ok(())
     }
@@ -267,6 +269,8 @@ struct Progress {
     all: usize,
     items: AtomicUsize,
     tokens: u64,
+    /// Tokens of answers that were there already.
+    skipped: AtomicU64,
     start: Instant,
     told: Mutex<Instant>,
 }
@@ -279,9 +283,17 @@ impl Progress {
             all,
             items: AtomicUsize::new(0),
             tokens,
+            skipped: AtomicU64::new(0),
             start: now,
             told: Mutex::new(now),
         }
+    }
+
+    fn skip(&self, tokens: u64) {
+        self.skipped.fetch_add(tokens, Ordering::Relaxed);
+        self.items.fetch_add(1, Ordering::Relaxed);
+        self.bar.inc(tokens);
+        self.bar.reset_eta();
     }
 
     fn add(&self, tokens: u64) {
