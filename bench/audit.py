@@ -27,13 +27,16 @@ def read(folders):
     manifests, lines, full = [], [], {}
     for folder in folders:
         manifests.append(json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8")))
-        for text in (Path(folder) / "items.jsonl").read_text(encoding="utf-8").splitlines():
+        # what a killed run left of its last line is none
+        for text in (Path(folder) / "items.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
             line = json.loads(text)
             line["item"] = (folder, line["task"], line["length"], line["sample"])
             if line["plan"] == "full":
                 full[line["item"]] = line
             elif "kl_mean" in (line.get("audit") or {}):
                 lines.append(line)
+    if len({manifest["model"]["name"] for manifest in manifests}) > 1:
+        raise SystemExit("these evaluations are of several models: give one model's")
     lines = [line for line in lines if line["item"] in full]
     for line in lines:
         line["harmed"] = full[line["item"]]["score"] > line["score"]
@@ -69,8 +72,34 @@ def fit(x, y):
     return w
 
 
-def risks(w, x):
+def logistic(w, x):
     return 1 / (1 + np.exp(-(w[0] + np.asarray(x) @ np.asarray(w[1:]))))
+
+
+def judged_audit(line):
+    """Whether the audit's model is asked at all: where nothing differs the risk is 0."""
+    a = line["audit"]
+    return a["kl_mean"] > 0 or a["answer"]["kl_mean"] > 0 or a["forgotten_mass"] > 0
+
+
+def judged_outlook(line):
+    return line["audit"]["outlook"]["gone"] > 0
+
+
+# measurements, and which lines the model is asked about
+AUDIT, OUTLOOK = (audited, judged_audit), (foreseen, judged_outlook)
+
+
+def risks(w, model, lines):
+    """As the program tells them."""
+    of, judged = model
+    return np.array([logistic(w, of(line)) if judged(line) else 0.0 for line in lines])
+
+
+def fitted(model, lines):
+    of, judged = model
+    lines = [line for line in lines if judged(line)]
+    return fit([of(line) for line in lines], np.array([line["harmed"] for line in lines], dtype=float))
 
 
 def auroc(risk, y):
@@ -137,7 +166,7 @@ def ladders(lines, full, weights, threshold):
         scores, peaks, ceilings, most = [], [], [], []
         for item, rungs in items.items():
             rungs = sorted(rungs, key=lambda line: line["peak_bytes"]) + [full[item]]
-            trusted = lambda line: line["plan"] == "full" or risks(weights, [foreseen(line)])[0] < threshold
+            trusted = lambda line: line["plan"] == "full" or risks(weights, OUTLOOK, [line])[0] < threshold
             last = next(i for i, line in enumerate(rungs) if trusted(line))
             scores.append(rungs[last]["score"])
             peaks.append(max(line["peak_bytes"] for line in rungs[: last + 1]))
@@ -188,8 +217,8 @@ def page(args, manifests, lines, full, weights):
     test = [line for line in lines if line["sample"] % 2]
     y = np.array([line["harmed"] for line in test])
     models = [
-        ("`eunoe audit` (full memory read)", "#0b6bcb", risks(weights[0], [audited(line) for line in test])),
-        ("`--escalate` (plan alone)", "#b3541e", risks(weights[1], [foreseen(line) for line in test])),
+        ("`eunoe audit` (full memory read)", "#0b6bcb", risks(weights[0], AUDIT, test)),
+        ("`--escalate` (plan alone)", "#b3541e", risks(weights[1], OUTLOOK, test)),
     ]
     held = covered(lines)
     prompts = {line["item"][1:] for line in lines}
@@ -236,7 +265,8 @@ def page(args, manifests, lines, full, weights):
         brier, base = np.mean((risk - y) ** 2), np.mean((y.mean() - y) ** 2)
         out.append(f"| {name} | {auroc(risk, y):.3f} ({lo:.3f} … {hi:.3f}) | {brier:.3f} | {base:.3f} |")
     out += ["", "By task, AUROC: " + by_task(test, y, models), ""]
-    out += [f"![Reliability diagram]({Path(args.plot).relative_to(Path(args.page).parent) if args.plot else ''})", ""]
+    if args.plot:
+        out += [f"![Reliability diagram]({Path(args.plot).relative_to(Path(args.page).parent)})", ""]
     for name, _, risk in models:
         out += [f"Of {name}, eight bins of as many answers:", "", "| risk told | mean | harmed | n |", "|---|---|---|---|"]
         out += [f"| {lo:.2f} … {hi:.2f} | {told:.2f} | {true:.2f} | {n} |" for lo, hi, told, true, n in bins(risk, y)]
@@ -261,34 +291,39 @@ def by_task(test, y, models):
 
 
 def escalation(lines, full, weights):
-    """Only items that did not fit the weights."""
-    test = [line for line in lines if line["sample"] % 2]
+    """The border is chosen on the items that fitted the weights, and tested on the others."""
+    halves = [[line for line in lines if line["sample"] % 2 == half] for half in (0, 1)]
+    chosen, tested = ([ladders(half, full, weights, t) for t in THRESHOLDS] for half in halves)
     out = [
         "## What escalation saves",
         "",
-        "`run --escalate` answers with the smallest memory first and doubles it while the risk is not below the border (0.15). Here the",
+        "`run --escalate` answers with the smallest memory first and goes to the next while the risk is not below a border (0.15). Here the",
         "same is done with the answers above, for several borders. KV is the mean over items of the most bytes that any memory tried took,",
-        "as a share of full memory's. Full memory's score is beside it.",
+        "as a share of full memory's. Full memory's score is beside it; items with odd numbers.",
         "",
         "| method, task | n | full | " + " | ".join(f"border {t}: score, KV" for t in THRESHOLDS) + " |",
         "|---|---|---|" + "---|" * len(THRESHOLDS),
     ]
-    columns = [ladders(test, full, weights, t) for t in THRESHOLDS]
-    for key in sorted(columns[0]):
-        cells = [f"{100 * rows[key][0]:.0f}, {rows[key][2]:.0%}" for rows in columns]
-        out.append(f"| `{key[0]}`, `{key[1]}` | {columns[0][key][3]} | {100 * columns[0][key][1]:.0f} | " + " | ".join(cells) + " |")
-    good = {
-        (key, t): rows[key]
-        for t, rows in zip(THRESHOLDS, columns)
+    for key in sorted(tested[0]):
+        cells = [f"{100 * rows[key][0]:.0f}, {rows[key][2]:.0%}" for rows in tested]
+        out.append(f"| `{key[0]}`, `{key[1]}` | {tested[0][key][3]} | {100 * tested[0][key][1]:.0f} | " + " | ".join(cells) + " |")
+    good = [
+        (rows[key][2], key, i)
+        for i, rows in enumerate(chosen)
         for key in rows
-        if rows[key][0] >= rows[key][1] and rows[key][2] < 0.5
-    }
-    if good:
-        (key, t), row = min(good.items(), key=lambda kv: kv[1][2])
-        out += ["", f"Full memory's score at less than half of its bytes: `{key[0]}` on `{key[1]}` with border {t}: {row[2]:.0%}."]
-    else:
-        out += ["", "No method kept full memory's score at less than half of its bytes on any task here."]
-    return out + [""]
+        if rows[key][0] >= rows[key][1] > 0 and rows[key][2] < 0.5 and key in tested[i]
+    ]
+    out.append("")
+    if not good:
+        return out + ["On the other items no method kept full memory's score at less than half of its bytes on any task.", ""]
+    share, key, i = min(good)
+    score, ceiling, kept, n = tested[i][key]
+    return out + [
+        f"Chosen on the items with even numbers, where it took {share:.0%} of the bytes: `{key[0]}` on `{key[1]}` with border "
+        f"{THRESHOLDS[i]}. On the others it scores {100 * score:.0f} where full memory scores {100 * ceiling:.0f}, with {kept:.0%} "
+        f"of its bytes, n = {n}.",
+        "",
+    ]
 
 
 def main():
@@ -303,16 +338,15 @@ def main():
     if not lines:
         raise SystemExit("no audited items: run `eunoe eval --audit`")
     train = [line for line in lines if line["sample"] % 2 == 0]
-    y = np.array([line["harmed"] for line in train], dtype=float)
     if args.weights:
-        write_weights(args.weights, fit([audited(line) for line in train], y), fit([foreseen(line) for line in train], y))
+        write_weights(args.weights, fitted(AUDIT, train), fitted(OUTLOOK, train))
     weights = shipped(args.weights or args.source)
     for name, inside in covered(lines).items():
         print(f"{name}: interval holds the true value in {inside.mean():.1%} of {len(inside)} audits")
     test = [line for line in lines if line["sample"] % 2]
     truth = np.array([line["harmed"] for line in test])
-    for name, w, of in [("audit", weights[0], audited), ("outlook", weights[1], foreseen)]:
-        print(f"{name}: AUROC {auroc(risks(w, [of(line) for line in test]), truth):.3f} on {len(test)} held-out answers")
+    for name, w, model in [("audit", weights[0], AUDIT), ("outlook", weights[1], OUTLOOK)]:
+        print(f"{name}: AUROC {auroc(risks(w, model, test), truth):.3f} on {len(test)} held-out answers")
     if args.page:
         page(args, manifests, lines, full, weights)
 

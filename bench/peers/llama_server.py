@@ -69,7 +69,9 @@ def stop(process, seconds=10):
 class LlamaServer:
     """A context manager that gives the base address."""
 
-    def __init__(self, server, model, context, k="f16", v="f16", flash=None, threads=None, port=0, seconds=120, env=None):
+    def __init__(
+        self, server, model, context, k="f16", v="f16", flash=None, threads=None, port=0, seconds=120, env=None
+    ):
         flash = flash or ("off" if v == "f16" else "on")
         if v != "f16" and flash == "off":
             raise SystemExit(f"llama.cpp quantises values (`{v}`) only with flash attention on")

@@ -70,8 +70,8 @@ def gold_of(line, first):
 
 
 def check(rules, items):
-    """(checked, without right answers, differences)."""
-    first, checked, unknown, differing = first_gold(items), 0, 0, []
+    """(checked, of those the ones that the two rules mark differently, without right answers, differences)."""
+    first, checked, apart, unknown, differing = first_gold(items), 0, 0, 0, []
     for text in items.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         if "harness" not in line["details"]:
@@ -85,14 +85,14 @@ def check(rules, items):
         harness = by_harness(rules, line["given"][0], gold, is_alias_task)
         pairs = [("score", line["score"], official), ("official", line["details"].get("official"), official)]
         pairs.append(("harness", line["details"]["harness"], harness))
-        checked += 1
+        checked, apart = checked + 1, apart + (abs(official - harness) > NEAR)
         where = f"{line['plan']}, {line['task']} at {line['length']}, sample {line['sample']}"
         differing += [
             f"{where}: {name} {ours}, recomputed {theirs}"
             for name, ours, theirs in pairs
             if ours is None or abs(ours - theirs) > NEAR
         ]
-    return checked, unknown, differing
+    return checked, apart, unknown, differing
 
 
 def main():
@@ -107,8 +107,9 @@ def main():
     failed = (round(100 * official, 1), round(100 * harness, 2)) != (75.0, 58.33)
     total = 0
     for items in args.items:
-        checked, unknown, differing = check(rules, items)
-        print(f"{items}: {checked} answers marked again, {len(differing)} differences, {unknown} without right answers")
+        checked, apart, unknown, differing = check(rules, items)
+        counts = f"{checked} answers marked again, {len(differing)} differences, {unknown} without right answers"
+        print(f"{items}: {counts}; the rules part at {apart}")
         print("\n".join(f"  {line}" for line in differing[:20]), end="\n" if differing else "")
         failed, total = failed or bool(differing), total + checked
     if args.items and not total:

@@ -3,6 +3,7 @@
 use crate::engine::{Engine, GoOn, Session};
 use crate::layout::Length;
 use crate::score::count;
+use crate::store::LayerKv;
 use eunoe_core::{Error, Result};
 use eunoe_kv::Plan;
 use eunoe_model::Config;
@@ -28,7 +29,7 @@ impl Mass {
         on.fold(0.0, |sum, (mass, _)| sum + f64::from(*mass)) / of.max(f64::MIN_POSITIVE)
     }
 
-    /// Share of all attention that falls on what is no longer held.
+    /// Share of all attention that falls on what is not held.
     pub(crate) fn forgotten(&self, held: &Held) -> f64 {
         self.share(held, self.total, |held| !held)
     }
@@ -54,7 +55,8 @@ impl Mass {
 }
 
 impl Session {
-    /// Which of the first `tokens` positions each strip that the policy acts on holds.
+    /// Which of the first `tokens` positions each strip that the policy acts on holds in hot memory; what waits in a cold tier
+    /// is not held.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where landmark tokens stand between those of the text.
@@ -80,67 +82,95 @@ impl Engine {
     /// tokens, and their normalised stream `[rows, d_model]`.
     ///
     /// # Errors
-    /// Those of [`Engine::step`].
+    /// Those of [`Engine::step`]; [`Error::Interrupted`].
     pub(crate) fn read_dense(
         &self,
         session: &mut Session,
         rows: &[u32],
         tokens: usize,
+        go_on: GoOn<'_>,
     ) -> Result<(Mass, Vec<f32>)> {
+        /// Rows whose queries are held at once.
+        const ROWS: usize = 64;
+        let (mut mass, mut streams) = (Mass { strips: Vec::new(), total: 0.0 }, Vec::new());
+        for rows in rows.chunks(ROWS) {
+            if !go_on(session.kv.seen() as usize) {
+                return Err(Error::Interrupted);
+            }
+            let mut queries = Queries { q: vec![Vec::new(); self.config().layers] };
+            streams.extend_from_slice(&self.step(&mut [(session, rows)], &mut queries)?);
+            let first = session.kv.seen() as usize - rows.len();
+            let layers = session.kv.layers.iter().zip(&queries.q);
+            let global = layers.filter(|(layer, _)| layer.policy_layer.is_some());
+            let new: Vec<Vec<f32>> =
+                global.flat_map(|(layer, q)| self.layer_mass(layer, q, first, rows.len(), tokens)).collect();
+            mass.total += (rows.len() * self.config().heads * new.len() / self.config().kv_heads) as f64;
+            match mass.strips.is_empty() {
+                true => mass.strips = new,
+                false => mass.strips.iter_mut().zip(new).for_each(|(sum, new)| add(sum, &new)),
+            }
+        }
+        Ok((mass, streams))
+    }
+
+    /// Attention of rows from position `first` on to the first `tokens` positions, summed over rows and the heads of each KV
+    /// head of a layer that holds everything.
+    fn layer_mass(
+        &self,
+        layer: &LayerKv,
+        q: &[f32],
+        first: usize,
+        rows: usize,
+        tokens: usize,
+    ) -> Vec<Vec<f32>> {
         let c = self.config();
-        let first = session.kv.seen() as usize;
-        let mut queries = Queries { q: vec![Vec::new(); c.layers] };
-        let streams = self.step(&mut [(session, rows)], &mut queries)?.to_vec();
         let (group, d) = (c.heads / c.kv_heads, c.head_dim);
-        let (mut strips, mut total) = (Vec::new(), 0.0);
-        for (l, layer) in session.kv.layers.iter().enumerate().filter(|(_, l)| l.policy_layer.is_some()) {
-            let mut k = vec![0.0; (first + rows.len()) * c.kv_heads * d];
-            for (h, head) in layer.heads.iter().enumerate() {
-                for (j, k) in k.chunks_exact_mut(c.kv_heads * d).enumerate() {
-                    head.strip.read_k(j, &mut k[h * d..][..d]);
+        let mut k = vec![0.0; (first + rows) * c.kv_heads * d];
+        for (h, head) in layer.heads.iter().enumerate() {
+            for (j, k) in k.chunks_exact_mut(c.kv_heads * d).enumerate() {
+                head.strip.read_k(j, &mut k[h * d..][..d]);
+            }
+        }
+        let sums: Vec<Mutex<Vec<f32>>> = (0..c.kv_heads).map(|_| Mutex::new(vec![0.0; tokens])).collect();
+        self.model.backend.pool.run(c.kv_heads, &|h| {
+            let (mut attn, mut sum) = (vec![0.0; first + rows], vec![0.0; tokens]);
+            for (row, q) in q.chunks_exact(c.heads * d).enumerate() {
+                for head in h * group..(h + 1) * group {
+                    attend(c, head, q, &k, &mut attn[..=first + row]);
+                    add(&mut sum, &attn[..(first + row + 1).min(tokens)]);
                 }
             }
-            let sums: Vec<Mutex<Vec<f32>>> = (0..c.kv_heads).map(|_| Mutex::new(vec![0.0; tokens])).collect();
-            self.model.backend.pool.run(c.kv_heads, &|h| {
-                let mut attn = vec![0.0; first + rows.len()];
-                let mut sum = vec![0.0; tokens];
-                for (row, q) in queries.q[l].chunks_exact(c.heads * d).enumerate() {
-                    for head in h * group..(h + 1) * group {
-                        attend(c, head, q, &k, &mut attn[..=first + row]);
-                        sum.iter_mut().zip(&attn[..(first + row + 1).min(tokens)]).for_each(|(s, a)| *s += a);
-                    }
-                }
-                if let Ok(mut all) = sums[h].lock() {
-                    *all = sum;
-                }
-            });
-            strips.extend(sums.into_iter().map(|s| s.into_inner().unwrap_or_default()));
-            total += (rows.len() * c.heads) as f64;
-        }
-        Ok((Mass { strips, total }, streams))
+            if let Ok(mut all) = sums[h].lock() {
+                *all = sum;
+            }
+        });
+        sums.into_iter().map(|s| s.into_inner().unwrap_or_default()).collect()
     }
 
     /// Share of the attention that the tokens `next`, under full memory, pay to `tokens` before them and that falls on what
-    /// a plan still holds then; and the plan's session.
+    /// `session`, which has just read these, holds in hot memory.
     ///
     /// # Errors
     /// Those of reading; [`Error::Unsupported`] for a plan that puts tokens of its own into the text.
     pub fn mass_recall(
         &self,
-        plan: &Plan,
+        session: &Session,
         tokens: &[u32],
         next: &[u32],
         go_on: GoOn<'_>,
-    ) -> Result<(f64, Session)> {
+    ) -> Result<f64> {
         let length = Length { prompt: count(tokens.len())?, longest: count(tokens.len() + next.len())? };
-        let mut session = self.session(plan, length)?;
-        self.read(&mut session, tokens, go_on)?;
         let held = session.held(tokens.len())?;
         let mut dense = self.session(&Plan::parse("full")?, length)?;
-        self.read(&mut dense, tokens, &mut |n| go_on(tokens.len() + n))?;
-        let (mass, _) = self.read_dense(&mut dense, next, tokens.len())?;
-        Ok((mass.recalled(&held), session))
+        self.read(&mut dense, tokens, go_on)?;
+        let (mass, _) = self.read_dense(&mut dense, next, tokens.len(), go_on)?;
+        Ok(mass.recalled(&held))
     }
+}
+
+/// `sum += x`, as far as both go.
+fn add(sum: &mut [f32], x: &[f32]) {
+    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
 }
 
 /// Rotated queries of each layer, row by row.

@@ -12,7 +12,7 @@ pub struct Manifest {
     pub eunoe: String,
     /// What was measured.
     pub model: ModelInfo,
-    /// Plans, as asked for; `full` is always among what was run.
+    /// Plans, as asked for, `full` first; of an endpoint its label.
     pub plans: Vec<String>,
     /// Ids of tasks.
     pub tasks: Vec<String>,
@@ -22,7 +22,7 @@ pub struct Manifest {
     pub samples: usize,
     /// Seed of the items.
     pub seed: u64,
-    /// Every item was audited too.
+    /// Every answer that was written to a single question was audited too, but those of `full`.
     pub audit: bool,
     /// Exact arithmetic, with f32 keys and values where a plan names no codec.
     #[serde(default)]
@@ -40,7 +40,7 @@ pub struct Manifest {
 pub struct ModelInfo {
     /// Name or file stem; the address of an endpoint.
     pub name: String,
-    /// Checksum of the file; none for an endpoint.
+    /// Checksum of the file; of an endpoint that of the model whose tokenizer makes its prompts.
     pub sha256: Option<String>,
     /// Layers that a plan acts on; 0 for an endpoint.
     pub layers: usize,
@@ -85,7 +85,7 @@ pub struct Sample {
     pub prompt: String,
     /// Ids of its tokens.
     pub tokens: Vec<u32>,
-    /// Tokens among them that begin a text; 1, or 0 for models without one.
+    /// BOS tokens at their beginning; at most 1.
     pub bos: usize,
     /// Tokens left for the answer.
     pub answer_tokens: usize,

@@ -40,8 +40,12 @@ pub(crate) fn too_short(draw: &Draw<'_>, id: &str, needs: usize) -> Error {
     ))
 }
 
+/// Units above twice a size that must cost more than it; so many may be of another wording, or cost nothing.
+const FLAT: usize = 256;
+
 /// The greatest size from `sizes.0` to `sizes.1` whose item fits the length, or one that leaves less room
-/// than an average unit takes; and its item.
+/// than an average unit takes; and its item. A size without an item does not fit, but the least must have
+/// one; where more units no longer cost more, no more are tried.
 pub(crate) fn largest(
     draw: &Draw<'_>,
     id: &str,
@@ -53,27 +57,43 @@ pub(crate) fn largest(
     if base > draw.length {
         return Err(too_short(draw, id, base));
     }
-    // The greatest size that fits, the least that does not, and their tokens.
+    // The greatest size that fits, the least that does not, and their tokens, which an error has not.
     let mut low = (sizes.0, base, item);
-    let mut high: Option<(usize, usize)> = None;
+    let mut high: Option<(usize, Option<usize>)> = None;
+    // The last size that cost more than all before it.
+    let mut top = (sizes.0, base);
     while low.0 < sizes.1 && high.is_none_or(|(size, _)| size > low.0 + 1) {
+        if high.is_none() && low.0 / 2 >= top.0 + FLAT / 2 {
+            break;
+        }
         let room = (draw.length - low.1) as f64;
         let mean = slope((sizes.0, base), (low.0, low.1));
         if mean.is_some_and(|mean| room < mean) {
             break;
         }
-        let unit = high.map_or(mean, |high| slope((low.0, low.1), high));
-        // Without a measure yet, 32 units take it.
-        let step = unit.map_or(32, |unit| (room / unit) as usize).max(1);
-        let most = high.map_or(sizes.1, |(size, _)| size - 1);
-        let size = low.0.saturating_add(step).min(most);
-        let item = build(size)?;
-        match rough(draw, &item) {
-            cost if cost <= draw.length => low = (size, cost, item),
-            cost => high = Some((size, cost)),
+        let size = low.0.saturating_add(step((low.0, low.1), high, mean, room)).min(sizes.1);
+        match build(size).map(|item| (rough(draw, &item), item)) {
+            Ok((cost, item)) if cost <= draw.length => {
+                top = if cost > top.1 { (size, cost) } else { top };
+                low = (size, cost, item);
+            }
+            Ok((cost, _)) => high = Some((size, Some(cost))),
+            Err(_) => high = Some((size, None)),
         }
     }
     shrink(draw, id, sizes.0, (low.0, low.2), build)
+}
+
+/// How many units to add to a size that fits.
+fn step(low: (usize, usize), high: Option<(usize, Option<usize>)>, mean: Option<f64>, room: f64) -> usize {
+    let unit = match high {
+        None => mean,
+        Some((size, Some(cost))) => slope(low, (size, cost)),
+        Some((size, None)) => return ((size - low.0) / 2).max(1),
+    };
+    // Without a measure yet, 32 units take it.
+    let step = unit.map_or(32, |unit| (room / unit) as usize).max(1);
+    high.map_or(step, |(size, _)| step.min(size - 1 - low.0))
 }
 
 /// Tokens per unit between two sizes, if they differ.
@@ -82,24 +102,25 @@ fn slope(few: (usize, usize), many: (usize, usize)) -> Option<f64> {
 }
 
 /// The item, or the next smaller one whose asks all fit.
-pub(crate) fn shrink(
+fn shrink(
     draw: &Draw<'_>,
     id: &str,
     least: usize,
     (mut size, mut item): (usize, Item),
     build: impl Fn(usize) -> Result<Item>,
 ) -> Result<(usize, Item)> {
-    loop {
-        let needs = tokens(draw, &item);
-        if needs <= draw.length {
-            return Ok((size, item));
-        }
+    let mut needs = tokens(draw, &item);
+    while needs > draw.length {
         if size <= least {
             return Err(too_short(draw, id, needs));
         }
         size -= 1;
-        item = build(size)?;
+        if let Ok(smaller) = build(size) {
+            needs = tokens(draw, &smaller);
+            item = smaller;
+        }
     }
+    Ok((size, item))
 }
 
 #[cfg(test)]
@@ -144,6 +165,42 @@ mod tests {
         let used = tokens(&draw, &got);
         assert!(used <= 5000 && used + 37 > 5000, "{size}: {used}");
         assert_eq!(largest(&draw, "t", (0, 3), build).unwrap().0, 3);
+    }
+
+    #[test]
+    fn units_that_cost_nothing_end_the_search() {
+        let sources = Sources::default();
+        let draw = Draw { length: 999, overhead: 0, seed: 0, sample: 0, count: &str::len, sources: &sources };
+        for most in [0, 1, 7, 600] {
+            let calls = Cell::new(0);
+            let build = |n: usize| {
+                calls.set(calls.get() + 1);
+                Ok(item("x".repeat(n.min(most))))
+            };
+            // 3 of the question and 10 of the answer are not the context's.
+            let (size, got) = largest(&draw, "t", (0, usize::MAX), build).unwrap();
+            assert_eq!((tokens(&draw, &got), size >= most), (13 + most, true));
+            assert!(calls.get() <= 12, "{most}: {}", calls.get());
+        }
+    }
+
+    #[test]
+    fn a_size_without_an_item_does_not_fit() {
+        let sources = Sources::default();
+        let draw = Draw { length: 999, overhead: 0, seed: 0, sample: 0, count: &str::len, sources: &sources };
+        for bad in [987, 500, 101, 3] {
+            // 13 of question and answer leave 986; from `bad` on, or only there, is no item.
+            for end in [bad, usize::MAX] {
+                let build = |n: usize| match n {
+                    n if (bad..=end).contains(&n) => Err(Error::Invalid("none".into())),
+                    n => Ok(item("x".repeat(n))),
+                };
+                let got = largest(&draw, "t", (1, usize::MAX), build).unwrap().0;
+                assert!(got == bad - 1 || end == bad && got == 986, "{bad} to {end}: {got}");
+            }
+        }
+        let none = |_| Err(Error::Invalid("none".into()));
+        assert_eq!(largest(&draw, "t", (1, 9), none).unwrap_err().to_string(), "none");
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub use draw::Draw;
 pub use haystack::Haystack;
 pub use item::{Ask, Given, Item, Mark, Reply};
 pub use prompts::Prompts;
+pub use random::seed;
 pub use shelf::{GROUPS, Group, LIST, find};
 pub use sources::Sources;
 
@@ -40,6 +41,13 @@ pub trait Task: Sync {
 
     /// What the answers to an item are worth; one [`Given`] per [`Ask`], in order.
     fn mark(&self, item: &Item, given: &[Given]) -> Mark;
+
+    /// How many different items the sources hold, where that is a number of questions; `None` if they hold
+    /// as many as wanted, or none. Items beyond that repeat: item `i` asks what item `i % distinct` asks.
+    fn distinct(&self, sources: &Sources) -> Option<usize> {
+        let _ = sources;
+        None
+    }
 
     /// Score of blind guessing, 0 to 1.
     fn chance(&self, item: &Item) -> f64 {

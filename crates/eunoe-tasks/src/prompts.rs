@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-/// Written for Eunoe, in the form of a user's file.
+/// Our wordings, in the form of a user's file. Written for Eunoe.
+pub(crate) const FILE: &str = include_str!("../assets/prompts.json");
+
 static OURS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
-    let file: Option<File> = serde_json::from_str(include_str!("../assets/prompts.json")).ok();
+    let file: Option<File> = serde_json::from_str(FILE).ok();
     file.map(|file| file.prompts).unwrap_or_default()
 });
 

@@ -27,9 +27,13 @@ pub(crate) fn strata(place: f64, count: usize) -> Vec<f64> {
     (0..count).map(|k| (place + k as f64 / count as f64).fract()).collect()
 }
 
-/// FNV-1a, which no release of a library changes.
 fn hash(draw: &Draw<'_>, id: &str, sample: u64) -> u64 {
-    let numbers = [draw.seed, draw.length as u64, sample];
+    seed(draw.seed, id, draw.length, sample)
+}
+
+/// A seed of its own for each item of a run: FNV-1a, which no release of a library changes.
+pub fn seed(run: u64, id: &str, length: usize, sample: u64) -> u64 {
+    let numbers = [run, length as u64, sample];
     let bytes = numbers.iter().flat_map(|n| n.to_le_bytes()).chain(id.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

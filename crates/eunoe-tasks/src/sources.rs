@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use eunoe_core::{Error, Result};
 
-use crate::{Haystack, Prompts};
+use crate::{Haystack, Prompts, prompts, words};
 
 /// Texts and questions, by kind.
 #[derive(Clone, Debug, Default)]
@@ -79,18 +79,25 @@ pub const CHOICES: [&str; 6] = ["arc_easy", "arc_challenge", "openbook_qa", "piq
 /// Every other.
 pub const OTHER: &str = "choice";
 
+const QUESTIONS: [(&str, &str); 3] = [
+    ("questions.json", include_str!("../assets/questions.json")),
+    ("two_hop.json", include_str!("../assets/two_hop.json")),
+    ("choices.jsonl", include_str!("../assets/choices.jsonl")),
+];
+
+/// Every file that ships with the tasks and that items are made from: names and contents.
+pub fn built_in_files() -> [(&'static str, &'static str); 5] {
+    let [questions, two_hop, choices] = QUESTIONS;
+    [questions, two_hop, choices, ("prompts.json", prompts::FILE), ("words.txt", words::FILE)]
+}
+
 impl Sources {
     /// The built-in questions, with `text` as the text to hide things in.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a text without words.
     pub fn built_in(text: &str) -> Result<Self> {
-        let files = [
-            ("questions.json", include_str!("../assets/questions.json")),
-            ("two_hop.json", include_str!("../assets/two_hop.json")),
-            ("choices.jsonl", include_str!("../assets/choices.jsonl")),
-        ];
-        let mut sources = Self::read(&files)?;
+        let mut sources = Self::read(&QUESTIONS)?;
         sources.haystack = Haystack::new(&[text]);
         if sources.haystack.is_empty() {
             return Err(Error::Invalid("the built-in text has no words; give one".into()));

@@ -5,11 +5,12 @@ use std::sync::LazyLock;
 
 use fastrand::Rng;
 
-/// Written for Eunoe.
+/// The file of lists. Written for Eunoe.
+pub(crate) const FILE: &str = include_str!("../assets/words.txt");
+
 static WORDS: LazyLock<[Vec<&'static str>; 3]> = LazyLock::new(|| {
-    let text = include_str!("../assets/words.txt");
     let list = |name| {
-        let part = text.split("# ").find_map(|part: &'static str| part.strip_prefix(name));
+        let part = FILE.split("# ").find_map(|part: &'static str| part.strip_prefix(name));
         part.unwrap_or_default().split_whitespace().collect()
     };
     ["nouns", "adjectives", "verbs"].map(list)

@@ -112,6 +112,31 @@ fn the_same_draw_gives_the_same_item_and_another_sample_another() {
 }
 
 #[test]
+fn items_repeat_after_the_distinct_ones() {
+    let passage = |i: usize| format!("{{\"context\": \"Word {i} is\", \"continuation\": \"said\"}}");
+    let passages = (0..5).map(passage).collect::<Vec<_>>().join("\n");
+    let given = Sources::read(&[("lambada.jsonl", passages)]).unwrap();
+    let sources = sources();
+    assert_eq!(find("lambada").unwrap().distinct(&sources), None);
+    let sources = sources.replaced_by(given);
+    for task in LIST {
+        let id = task.card().id;
+        let want = match id {
+            "lambada" => Some(5),
+            "qa_1" | "qa_1_balanced" => Some(45),
+            "qa_2" | "qa_2_balanced" => Some(24),
+            // Nine of each of six kinds.
+            "choice" => Some(54),
+            _ => eunoe_tasks::sources::CHOICES.contains(&id).then_some(9),
+        };
+        assert_eq!(task.distinct(&sources), want, "{id}");
+        assert_eq!(task.distinct(&Sources::default()), None, "{id}");
+        let asks = |sample| draw(*task, &sources, 1024, sample).unwrap().asks;
+        assert!(want.is_none_or(|count| asks(count) == asks(0) && asks(count - 1) != asks(0)), "{id}");
+    }
+}
+
+#[test]
 fn another_seed_gives_another_item() {
     let sources = sources();
     for task in LIST {

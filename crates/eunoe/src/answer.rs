@@ -1,5 +1,6 @@
 //! Reading a prompt and writing an answer, as `run`, `chat` and `demo` share it.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -82,13 +83,7 @@ impl Candidate {
 
 impl Report {
     /// Of an answer that is done.
-    pub fn new(
-        engine: &Engine,
-        session: &Session,
-        answer: Answer,
-        prompt_tokens: usize,
-        timing: Timing,
-    ) -> Self {
+    pub fn new(engine: &Engine, memory: Bill, answer: Answer, prompt_tokens: usize, timing: Timing) -> Self {
         let step = |step: &eunoe_engine::TokenLogProb| Step {
             taken: Candidate::new(engine, (step.token, step.logprob)),
             top: step.top.iter().map(|top| Candidate::new(engine, *top)).collect(),
@@ -100,7 +95,7 @@ impl Report {
             finish_reason: answer.finish_reason,
             usage: Usage { prompt_tokens, completion_tokens: answer.tokens.len() },
             timing,
-            memory: session.bill(),
+            memory,
             audit: None,
         }
     }
@@ -127,6 +122,12 @@ pub fn prompt_text(engine: &Engine, system: Option<&str>, text: &str, raw: bool)
         }
         None => text.to_owned(),
     })
+}
+
+/// Where the user's own text stands in a rendered prompt; all of it where the template changed the text.
+pub fn content_in(prompt: &str, text: &str) -> Range<usize> {
+    let text = text.trim();
+    prompt.find(text).map_or(0..prompt.len(), |start| start..start + text.len())
 }
 
 /// Reads tokens with a bar; gives the seconds it took.

@@ -8,6 +8,7 @@ use eunoe_core::{Error, Result};
 use eunoe_kv::Plan;
 use eunoe_model::tokenizer::Tokenizer;
 use serde::Serialize;
+use std::ops::Range;
 
 /// Beginnings of sentences that end with a number; `{}` is one of [`NAMES`].
 const SENTENCES: [&str; 6] = [
@@ -63,21 +64,27 @@ pub(super) struct Planted {
     secrets: Vec<Vec<usize>>,
 }
 
-/// Plants `count` sentences between those of a prompt, evenly over it.
+/// Plants `count` sentences between those of `content`, a part of the prompt, evenly over it.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a tokenizer that cannot spell them.
-pub(super) fn plant(t: &Tokenizer, prompt: &str, count: usize, seed: u64) -> Result<Planted> {
+/// [`Error::Unsupported`] for a tokenizer that cannot spell them, or content with too few places between its sentences.
+pub(super) fn plant(
+    t: &Tokenizer,
+    prompt: &str,
+    content: &Range<usize>,
+    count: usize,
+    seed: u64,
+) -> Result<Planted> {
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut sentences, mut names) = (SENTENCES, NAMES);
     random.shuffle(&mut sentences);
     random.shuffle(&mut names);
+    let places = places(prompt, content, count)?;
     let (mut text, mut copied) = (String::new(), 0);
     let mut planted = Planted { tokens: Vec::new(), recital: Vec::new(), secrets: Vec::new() };
-    for (i, (name, sentence)) in names.iter().zip(sentences.iter().cycle()).take(count).enumerate() {
+    for ((name, sentence), at) in names.iter().zip(sentences.iter().cycle()).zip(places) {
         let opening = sentence.replace("{}", name);
         let sentence = format!("{opening} {}.", random.u32(1000..10_000));
-        let at = sentence_end(prompt, prompt.len() * (i + 1) / (count + 1)).max(copied);
         text += &format!("{} {sentence}", &prompt[copied..at]);
         copied = at;
         planted.recite(t, &opening, &sentence)?;
@@ -85,6 +92,20 @@ pub(super) fn plant(t: &Tokenizer, prompt: &str, count: usize, seed: u64) -> Res
     text += &prompt[copied..];
     planted.tokens = t.encode_prompt(&text);
     Ok(planted)
+}
+
+/// Ends of sentences, evenly over the content of a prompt.
+fn places(prompt: &str, content: &Range<usize>, count: usize) -> Result<Vec<usize>> {
+    let Some(text) = prompt.get(content.clone()) else {
+        return Err(Error::Invalid("the content of a prompt is a part of it".into()));
+    };
+    let at = |i: usize| content.start + sentence_end(text, text.len() * (i + 1) / (count + 1));
+    let places: Vec<usize> = (0..count.min(NAMES.len())).map(at).collect();
+    if places.windows(2).any(|two| two[0] >= two[1]) || places.last().is_some_and(|at| *at >= content.end) {
+        let why = "the text has too few sentences to plant others between them";
+        return Err(Error::Unsupported(why.into()));
+    }
+    Ok(places)
 }
 
 impl Planted {
@@ -102,12 +123,13 @@ impl Planted {
     }
 }
 
-/// Where the first sentence or line ends at or after byte `at`; the last place before it where a character ends, if none.
+/// Where the first sentence or line ends at or after byte `at`; where none does, the end.
 fn sentence_end(text: &str, at: usize) -> usize {
+    const ENDS: [&str; 8] = [". ", ".\n", "! ", "? ", "\n", "。", "！", "？"];
     let at = (0..=at.min(text.len())).rfind(|i| text.is_char_boundary(*i)).unwrap_or(0);
     let rest = &text[at..];
-    let ends = [". ", ".\n", "\n"].iter().filter_map(|end| Some(rest.find(end)? + end.trim_end().len()));
-    at + ends.min().unwrap_or(0)
+    let end = |end: &&str| Some(rest.find(*end)? + end.trim_end().len());
+    at + ENDS.iter().filter_map(end).min().unwrap_or(rest.len())
 }
 
 impl Engine {
@@ -139,9 +161,24 @@ mod tests {
     fn sentences_are_planted_where_others_end() {
         assert_eq!(sentence_end("One two. Three.", 2), 8);
         assert_eq!(sentence_end("One\ntwo", 1), 3);
-        assert_eq!(sentence_end("no end", 3), 3);
-        assert_eq!(sentence_end("ää", 1), 0);
+        assert_eq!(sentence_end("no end", 3), 6);
+        assert_eq!(sentence_end("ä. b", 1), 3);
+        assert_eq!(sentence_end("一。二。", 3), 6);
         assert_eq!(sentence_end("end.", 99), 4);
+    }
+
+    #[test]
+    fn sentences_stand_within_the_content_and_apart() {
+        let prompt = "<user> One. Two. Three. Four.</user>";
+        // 22 bytes of content: thirds begin at 7 and 14, in `Two. ` and `Three. `
+        assert_eq!(places(prompt, &(7..29), 2).unwrap(), [16, 23]);
+        assert!(
+            matches!(places(prompt, &(7..29), 9), Err(Error::Unsupported(_))),
+            "two would stand at one place"
+        );
+        assert!(matches!(places("{json:1}", &(0..8), 2), Err(Error::Unsupported(_))));
+        assert!(matches!(places("ä", &(1..2), 1), Err(Error::Invalid(_))));
+        assert!(places(prompt, &(7..29), 0).unwrap().is_empty());
     }
 
     #[test]

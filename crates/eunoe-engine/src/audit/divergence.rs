@@ -40,12 +40,20 @@ pub(super) struct Pair {
     pub(super) log_prob: f64,
 }
 
-/// Rows of a prompt, one of each of `samples` equal parts.
-pub(super) fn strata(rows: usize, samples: usize, seed: u64) -> Vec<usize> {
+/// A row of a prompt, and how many rows it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Drawn {
+    pub(super) row: usize,
+    pub(super) stands_for: usize,
+}
+
+/// Rows of a prompt, one of each of `samples` parts as equal as can be.
+pub(super) fn strata(rows: usize, samples: usize, seed: u64) -> Vec<Drawn> {
     let mut random = fastrand::Rng::with_seed(seed);
     let samples = samples.min(rows);
     let edge = |i: usize| i * rows / samples.max(1);
-    (0..samples).map(|i| random.usize(edge(i)..edge(i + 1))).collect()
+    let part = |i| Drawn { row: random.usize(edge(i)..edge(i + 1)), stands_for: edge(i + 1) - edge(i) };
+    (0..samples).map(part).collect()
 }
 
 /// Compares rows of two normalised streams `[rows, d_model]`; `next` has the token after each.
@@ -83,13 +91,17 @@ pub(super) fn likeliest(logits: &[f32]) -> Option<usize> {
 impl Divergence {
     /// Of all rows in `pairs`.
     pub(super) fn of_all(pairs: &[Pair]) -> Self {
-        Self::blend(0, &[], pairs)
+        Self::blend(&[], &[], pairs)
     }
 
-    /// Of `rows` rows, of which `sampled` are one of each of equal parts, and all of `rest`.
-    pub(super) fn blend(rows: usize, sampled: &[Pair], rest: &[Pair]) -> Self {
-        let kls: Vec<f64> = sampled.iter().map(|pair| pair.kl).collect();
-        let agree = sampled.iter().filter(|pair| pair.agrees).count();
+    /// Of the rows that `sampled` stand for, and all of `rest`; `drawn` has one entry per sampled row.
+    pub(super) fn blend(drawn: &[Drawn], sampled: &[Pair], rest: &[Pair]) -> Self {
+        let rows: usize = drawn.iter().map(|d| d.stands_for).sum();
+        // a row of a larger part counts more
+        let scale = sampled.len() as f64 / rows.max(1) as f64;
+        let weighed = || drawn.iter().zip(sampled).map(|(d, pair)| (scale * d.stands_for as f64, pair));
+        let kls: Vec<f64> = weighed().map(|(weight, pair)| weight * pair.kl).collect();
+        let agree = weighed().filter(|(_, pair)| pair.agrees).map(|(weight, _)| weight).sum::<f64>();
         let all = (rows + rest.len()).max(1) as f64;
         let (ours, others) = (rows as f64 / all, 1.0 / all);
         let of_rest: f64 = rest.iter().map(|pair| pair.kl).sum::<f64>() * others;
@@ -119,11 +131,11 @@ fn mean_of(values: &[f64], of: usize) -> Estimate {
 }
 
 /// Share of `n` rows, Wilson's interval.
-fn share_of(count: usize, n: usize, of: usize) -> Estimate {
+fn share_of(count: f64, n: usize, of: usize) -> Estimate {
     if n == 0 {
         return Estimate { mean: 0.0, ci: [0.0; 2] };
     }
-    let (p, m) = (count as f64 / n as f64, n as f64);
+    let (p, m) = ((count / n as f64).min(1.0), n as f64);
     let z = Z * left(n, of).sqrt();
     let middle = (p + z * z / (2.0 * m)) / (1.0 + z * z / m);
     let half = z / (1.0 + z * z / m) * (p * (1.0 - p) / m + z * z / (4.0 * m * m)).sqrt();
@@ -157,10 +169,12 @@ mod tests {
 
     #[test]
     fn every_part_of_a_prompt_gives_one_row() {
-        let rows = strata(1000, 10, 3);
-        assert!(rows.iter().enumerate().all(|(i, row)| row / 100 == i), "{rows:?}");
-        assert_ne!(rows, strata(1000, 10, 4));
-        assert_eq!(strata(5, 10, 0), [0, 1, 2, 3, 4]);
+        let drawn = strata(1000, 10, 3);
+        assert!(drawn.iter().enumerate().all(|(i, d)| d.row / 100 == i && d.stands_for == 100), "{drawn:?}");
+        assert_ne!(drawn, strata(1000, 10, 4));
+        assert_eq!(strata(5, 10, 0).iter().map(|d| d.row).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        // 7 rows in parts of 2, 2 and 3
+        assert_eq!(strata(7, 3, 0).iter().map(|d| d.stands_for).collect::<Vec<_>>(), [2, 2, 3]);
         assert!(strata(0, 10, 0).is_empty());
     }
 
@@ -175,7 +189,9 @@ mod tests {
     fn sampled_and_other_rows_are_weighed_by_how_many_they_stand_for() {
         // 8 rows stand behind 4 of mean 0.5; 2 more have 1.0 and 2.0: (8 · 0.5 + 3) / 10 = 0.7; agreement (8 · 1/2 + 1) / 10
         let sampled = [of(0.25, true), of(0.75, true), of(0.25, false), of(0.75, false)];
-        let got = Divergence::blend(8, &sampled, &[of(1.0, true), of(2.0, false)]);
+        let two = |row| Drawn { row, stands_for: 2 };
+        let drawn = [two(0), two(2), two(4), two(6)];
+        let got = Divergence::blend(&drawn, &sampled, &[of(1.0, true), of(2.0, false)]);
         assert!((got.kl_mean - 0.7).abs() < NEAR && (got.top1_agreement - 0.5).abs() < NEAR, "{got:?}");
         assert_eq!((got.rows, got.sampled), (10, 6));
         // s² = 4 · 0.0625 / 3 = 1/12, error = √(1/12 / 4 · (1 - 4/8)) = 0.102062; factor exp(1.96 · 0.102062 / 0.5) = 1.491929
@@ -185,12 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_a_larger_part_counts_more() {
+        // (1 · 0.5 + 3 · 1.5) / 4 = 1.25; the second alone agrees: 3 of 4
+        let drawn = [Drawn { row: 0, stands_for: 1 }, Drawn { row: 1, stands_for: 3 }];
+        let got = Divergence::blend(&drawn, &[of(0.5, false), of(1.5, true)], &[]);
+        assert!((got.kl_mean - 1.25).abs() < NEAR && (got.top1_agreement - 0.75).abs() < NEAR, "{got:?}");
+    }
+
+    #[test]
     fn an_interval_holds_the_mean_and_narrows() {
-        let wide = share_of(5, 10, 1000);
-        let narrow = share_of(50, 100, 1000);
+        let wide = share_of(5.0, 10, 1000);
+        let narrow = share_of(50.0, 100, 1000);
         assert!(wide.ci[0] < narrow.ci[0] && narrow.ci[1] < wide.ci[1]);
         // Wilson of 5 in 10 without correction: 0.2366 … 0.7634
-        let plain = share_of(5, 10, usize::MAX);
+        let plain = share_of(5.0, 10, usize::MAX);
         assert!((plain.ci[0] - 0.2366).abs() < 1e-3 && (plain.ci[1] - 0.7634).abs() < 1e-3, "{plain:?}");
         assert_eq!(mean_of(&[0.0; 4], 8).ci, [0.0; 2]);
     }

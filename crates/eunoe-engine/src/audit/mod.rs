@@ -11,26 +11,30 @@ pub use divergence::Divergence;
 pub use forgotten::Passage;
 pub use verdict::{Outlook, Verdict};
 
+use crate::bill::Bill;
 use crate::dense::{Held, Mass};
 use crate::engine::{Engine, GoOn};
 use crate::layout::Length;
-use crate::score::count;
 use canary::{Planted, plant};
-use divergence::{Pair, compare, strata};
+use divergence::{Drawn, Pair, compare, strata};
 use eunoe_core::{Error, Result};
 use eunoe_kv::{Budget, Plan};
 use forgotten::passages;
 use serde::Serialize;
-use verdict::{measurements, risk};
+use std::ops::Range;
+use verdict::{at_least_doubt, measurements, risk};
+
+/// Rows at the end of a prompt that are compared all: there the question stands, and there forgetting shows most.
+const LAST: usize = 64;
 
 /// How closely is looked.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Rows of the prompt whose distributions are compared; those of the answer are compared all.
+    /// Rows of the prompt whose distributions are compared; the last 64 and those of the answer are compared all.
     pub samples: usize,
     /// Which rows, and which canaries.
     pub seed: u64,
-    /// Sentences planted in a copy of the prompt; at most 12.
+    /// Sentences planted in a copy of the prompt, at most 12; 0 for none.
     pub canaries: usize,
     /// Forgotten passages told.
     pub passages: usize,
@@ -45,16 +49,18 @@ impl Default for Settings {
 }
 
 /// What is audited: a prompt, and what was answered to it under the plan.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Subject<'a> {
     /// The prompt as text, the template around it.
     pub prompt: &'a str,
+    /// Where in it, in bytes, the user's own text stands.
+    pub content: Range<usize>,
     /// Its tokens.
     pub tokens: &'a [u32],
     /// Tokens of the answer, the stop token included.
     pub answer: &'a [u32],
-    /// Most tokens that the answering sequence was made for: what a budget in percent is a share of.
-    pub longest: u32,
+    /// What the answering sequence was made for.
+    pub length: Length,
 }
 
 impl Subject<'_> {
@@ -77,8 +83,8 @@ pub struct Audit {
     pub exact: Option<Divergence>,
     /// Over the rows that wrote the answer, all of them.
     pub answer: Divergence,
-    /// Share of the answer's attention, under full memory, that falls on what the plan no longer held: mean over rows,
-    /// layers and heads.
+    /// Share of the answer's attention, under full memory, that falls on what the plan did not hold in hot memory when the
+    /// prompt was read: mean over rows, layers and heads.
     pub forgotten_mass: f64,
     /// The forgotten passages that drew most of it, most first.
     pub passages: Vec<Passage>,
@@ -102,15 +108,16 @@ pub struct Audit {
 
 /// The same tokens under both memories.
 struct Both {
+    drawn: Vec<Drawn>,
     sampled: Vec<Pair>,
+    /// The last of the prompt and the answer's.
+    end: Vec<Pair>,
     every: Option<Vec<Pair>>,
     answer: Vec<Pair>,
     mass: Mass,
     held: Held,
-    plan_used: String,
-    gone: f64,
-    budget: Option<u64>,
-    peaks: [u64; 2],
+    bill: Bill,
+    full_peak_bytes: u64,
 }
 
 impl Engine {
@@ -127,68 +134,87 @@ impl Engine {
     ) -> Result<Audit> {
         let both = self.read_both(plan, subject, settings, go_on)?;
         let done = subject.work() / 2;
-        let planted = plant(&self.tokenizer, subject.prompt, settings.canaries, settings.seed);
-        let (ours, canaries, canaries_note) = match planted.and_then(|planted| {
-            let ours = self.recites(&held_to(plan, both.budget), &planted, &mut |n| go_on(done + n))?;
-            let done = done + planted.tokens.len();
-            let full = self.recites(&Plan::parse("full")?, &planted, &mut |n| go_on(done + n))?;
-            Ok((Canaries::new(&full, &ours), ours))
-        }) {
-            Ok((canaries, ours)) => (ours, Some(canaries).filter(|c| c.planted > 0), None),
+        let bill = &both.bill;
+        let ours = self.planted(plan, bill, subject, settings, &mut |n| go_on(done + n));
+        let (ours, canaries, canaries_note) = match ours {
+            Ok(None) => (None, None, None),
+            Ok(Some((planted, ours))) => {
+                let done = done + planted.tokens.len();
+                let full = self.recites(&Plan::parse("full")?, &planted, &mut |n| go_on(done + n))?;
+                let canaries = Canaries::new(&full, &ours);
+                (Some(ours), Some(canaries), None)
+            }
             Err(Error::Interrupted) => return Err(Error::Interrupted),
-            Err(e) => (Vec::new(), None, Some(e.to_string())),
+            Err(e) => (None, None, Some(e.to_string())),
         };
         let log_probs: Vec<f64> = both.answer.iter().map(|pair| pair.log_prob).collect();
-        let rows = subject.tokens.len() - 1;
-        let whole = Divergence::blend(rows, &both.sampled, &both.answer);
+        let whole = Divergence::blend(&both.drawn, &both.sampled, &both.end);
         let answer = Divergence::of_all(&both.answer);
         let forgotten_mass = both.mass.forgotten(&both.held);
         let differs = whole.kl_mean > 0.0 || answer.kl_mean > 0.0 || forgotten_mass > 0.0;
         let measured = measurements(&whole, &answer, forgotten_mass, canaries.as_ref());
-        let risk = if differs { risk(&measured) } else { 0.0 };
+        let risk = if differs { at_least_doubt(risk(&measured), canaries.is_some()) } else { 0.0 };
         let verdict = Verdict::of(risk);
         Ok(Audit {
-            plan_used: both.plan_used,
+            plan_used: bill.plan_used.clone(),
             whole,
-            exact: both.every.map(|every| Divergence::blend(rows, &every, &both.answer)),
+            exact: both.every.map(|pairs| Divergence::of_all(&[pairs, both.answer].concat())),
             answer,
             forgotten_mass,
             passages: passages(self, subject.tokens, &both.mass, &both.held, settings.passages),
             canaries,
             canaries_note,
-            outlook: Outlook::new(&log_probs, &ours, both.gone),
+            outlook: Outlook::new(&log_probs, ours.as_deref(), gone(bill)),
             risk,
             verdict,
             words: verdict.words(risk),
-            peak_bytes: both.peaks[0],
-            full_peak_bytes: both.peaks[1],
+            peak_bytes: bill.peak_bytes,
+            full_peak_bytes: both.full_peak_bytes,
         })
     }
 
-    /// What can be told of an answer under a plan without full memory: its log-probabilities and, where
-    /// anything is gone from hot memory, sentences planted in a copy of the prompt and read under `plan`. `gone` is a share
-    /// of slots.
+    /// What can be told of an answer under a plan without full memory: its log-probabilities and, where the plan let go of
+    /// anything, sentences planted in a copy of the prompt and read in the same memory. `bill` is that of the answer.
     ///
     /// # Errors
     /// [`Error::Interrupted`]; where sentences cannot be planted, the rest is told.
     pub fn outlook(
         &self,
         plan: &Plan,
-        prompt: &str,
+        bill: &Bill,
+        subject: &Subject<'_>,
         log_probs: &[f64],
-        gone: f64,
         go_on: GoOn<'_>,
     ) -> Result<Outlook> {
-        let Settings { canaries, seed, .. } = Settings::default();
-        let recited = match gone > 0.0 {
-            true => plant(&self.tokenizer, prompt, canaries, seed)
-                .and_then(|planted: Planted| self.recites(plan, &planted, go_on)),
-            false => Ok(Vec::new()),
-        };
-        match recited {
-            Err(Error::Interrupted) => Err(Error::Interrupted),
-            recited => Ok(Outlook::new(log_probs, &recited.unwrap_or_default(), gone)),
+        let gone = gone(bill);
+        if gone <= 0.0 {
+            return Ok(Outlook::new(log_probs, None, gone));
         }
+        match self.planted(plan, bill, subject, &Settings::default(), go_on) {
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            Ok(Some((_, recited))) => Ok(Outlook::new(log_probs, Some(&recited), gone)),
+            Ok(None) | Err(_) => Ok(Outlook::new(log_probs, None, gone)),
+        }
+    }
+
+    /// Plants sentences in a copy of the prompt and tells which a plan still repeats, in no more memory than the answer had;
+    /// nothing where none are asked for.
+    fn planted(
+        &self,
+        plan: &Plan,
+        bill: &Bill,
+        subject: &Subject<'_>,
+        settings: &Settings,
+        go_on: GoOn<'_>,
+    ) -> Result<Option<(Planted, Vec<bool>)>> {
+        if settings.canaries == 0 {
+            return Ok(None);
+        }
+        let Subject { prompt, content, .. } = subject;
+        let planted = plant(&self.tokenizer, prompt, content, settings.canaries, settings.seed)?;
+        let budget = plan.budget.and(bill.budget_bytes.map(Budget::Bytes));
+        let recited = self.recites(&Plan { budget, ..plan.clone() }, &planted, go_on)?;
+        Ok(Some((planted, recited)))
     }
 
     fn read_both(
@@ -198,56 +224,46 @@ impl Engine {
         settings: &Settings,
         go_on: GoOn<'_>,
     ) -> Result<Both> {
-        let Subject { tokens, answer, longest, .. } = *subject;
-        let [before @ .., last] = tokens else {
-            return Err(Error::Invalid("an audit needs a prompt".into()));
+        let Subject { tokens, answer, length, .. } = *subject;
+        let ([before @ .., last], Some((_, made))) = (tokens, answer.split_last()) else {
+            return Err(Error::Invalid("an audit needs a prompt and an answer".into()));
         };
-        let Some((_, made)) = answer.split_last() else {
-            return Err(Error::Invalid("an audit needs an answer".into()));
+        let end = before.len().saturating_sub(LAST);
+        let drawn = strata(end, settings.samples, settings.seed);
+        let rows: Vec<usize> = match settings.exact {
+            true => (0..before.len()).collect(),
+            false => drawn.iter().map(|d| d.row).chain(end..before.len()).collect(),
         };
-        let longest = longest.max(count(tokens.len() + answer.len())?);
-        let length = Length { prompt: count(tokens.len())?, longest };
-        let chosen = strata(before.len(), settings.samples, settings.seed);
-        let rows = if settings.exact { (0..before.len()).collect() } else { chosen.clone() };
-
         let mut dense = self.session(&Plan::parse("full")?, length)?;
         let mut full = self.read_streams(&mut dense, before, &rows, go_on)?;
         let writing: Vec<u32> = [*last].iter().chain(made).copied().collect();
-        let (mass, streams) = self.read_dense(&mut dense, &writing, tokens.len())?;
+        let (mass, streams) = self.read_dense(&mut dense, &writing, tokens.len(), go_on)?;
         full.extend(streams);
+        let full_peak_bytes = dense.bill().peak_bytes;
 
         let mut session = self.session(plan, length)?;
         let with_last: Vec<usize> = rows.iter().copied().chain([before.len()]).collect();
-        let mut ours =
-            self.read_streams(&mut session, tokens, &with_last, &mut |n| go_on(tokens.len() + n))?;
+        let mut on = |n| go_on(tokens.len() + n);
+        let mut ours = self.read_streams(&mut session, tokens, &with_last, &mut on)?;
         let held = session.held(tokens.len())?;
         let every: Vec<usize> = (0..made.len()).collect();
-        ours.extend(self.read_streams(&mut session, made, &every, &mut |_| true)?);
+        ours.extend(self.read_streams(&mut session, made, &every, &mut on)?);
 
         let next = vec![None; rows.len()].into_iter().chain(answer.iter().map(|token| Some(*token)));
         let mut pairs = compare(self, &full, &ours, &next.collect::<Vec<_>>());
         let answer = pairs.split_off(rows.len());
-        let every = settings.exact.then(|| pairs.clone());
-        if let Some(every) = &every {
-            pairs = chosen.iter().map(|row| every[*row]).collect();
-        }
-        let (bill, full) = (session.bill(), dense.bill());
-        Ok(Both {
-            sampled: pairs,
-            every,
-            answer,
-            mass,
-            held,
-            plan_used: bill.plan_used,
-            gone: (bill.evicted + bill.cold) as f64 / bill.seen.max(1) as f64,
-            budget: bill.budget_bytes,
-            peaks: [bill.peak_bytes, full.peak_bytes],
-        })
+        let last = pairs.len() - (before.len() - end);
+        let end = [&pairs[last..], &answer].concat();
+        let (sampled, every) = match settings.exact {
+            true => (drawn.iter().map(|d| pairs[d.row]).collect(), Some(pairs)),
+            false => (pairs[..last].to_vec(), None),
+        };
+        let bill = session.bill();
+        Ok(Both { drawn, sampled, end, every, answer, mass, held, bill, full_peak_bytes })
     }
 }
 
-/// The plan with its budget in bytes, so that a longer text gets no more.
-fn held_to(plan: &Plan, bytes: Option<u64>) -> Plan {
-    let budget = plan.budget.and(bytes.map(Budget::Bytes));
-    Plan { budget, ..plan.clone() }
+/// Share of slots evicted or waiting in a cold tier.
+fn gone(bill: &Bill) -> f64 {
+    (bill.evicted + bill.cold) as f64 / bill.seen.max(1) as f64
 }

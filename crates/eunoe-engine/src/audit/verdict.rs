@@ -63,6 +63,8 @@ pub struct Outlook {
     pub log_prob_min: f64,
     /// Share of the planted sentences that the plan does not repeat; 0 where none were planted.
     pub canaries_lost: f64,
+    /// Whether they could be planted; where not, the risk is at least that of doubt.
+    pub is_planted: bool,
     /// Share of slots evicted or waiting in a cold tier.
     pub gone: f64,
     /// Chance, 0 to 1, that full memory would have answered right where the plan did not, as calibrated.
@@ -70,17 +72,28 @@ pub struct Outlook {
 }
 
 impl Outlook {
-    /// Of the answer's log-probabilities, the planted sentences repeated, and the share of slots that are gone.
-    pub(super) fn new(log_probs: &[f64], recited: &[bool], gone: f64) -> Self {
+    /// Of the answer's log-probabilities, the planted sentences repeated, if any could be planted, and the share of slots that
+    /// are gone.
+    pub(super) fn new(log_probs: &[f64], recited: Option<&[bool]>, gone: f64) -> Self {
         let log_prob_mean = log_probs.iter().sum::<f64>() / log_probs.len().max(1) as f64;
         let log_prob_min = log_probs.iter().copied().fold(0.0, f64::min);
-        let lost = recited.iter().filter(|has| !**has).count();
-        let canaries_lost = lost as f64 / recited.len().max(1) as f64;
+        let of = recited.unwrap_or_default();
+        let lost = of.iter().filter(|has| !**has).count();
+        let canaries_lost = lost as f64 / of.len().max(1) as f64;
+        let is_planted = recited.is_some();
         let x = [log_prob_mean, log_prob_min, canaries_lost, gone];
         // where nothing is gone, nothing is lost
-        let risk = if gone > 0.0 { logistic(&weights::OUTLOOK, &x) } else { 0.0 };
-        Self { log_prob_mean, log_prob_min, canaries_lost, gone, risk }
+        let risk = match gone > 0.0 {
+            true => at_least_doubt(logistic(&weights::OUTLOOK, &x), is_planted),
+            false => 0.0,
+        };
+        Self { log_prob_mean, log_prob_min, canaries_lost, is_planted, gone, risk }
     }
+}
+
+/// A risk told without planted sentences is no less than doubt.
+pub(super) fn at_least_doubt(risk: f64, is_planted: bool) -> f64 {
+    if is_planted { risk } else { risk.max(BORDERS[0]) }
 }
 
 /// The measurements from which the risk is told, in the order of the weights.
@@ -125,9 +138,10 @@ mod tests {
 
     #[test]
     fn an_outlook_has_the_mean_and_the_least_and_no_risk_where_nothing_is_gone() {
-        let outlook = Outlook::new(&[-1.0, -3.0], &[true, false, false, false], 0.5);
+        let outlook = Outlook::new(&[-1.0, -3.0], Some(&[true, false, false, false]), 0.5);
         assert_eq!((outlook.log_prob_mean, outlook.log_prob_min, outlook.canaries_lost), (-2.0, -3.0, 0.75));
         assert!(outlook.risk > 0.0);
-        assert_eq!(Outlook::new(&[-9.0], &[], 0.0).risk, 0.0);
+        assert_eq!(Outlook::new(&[-9.0], Some(&[]), 0.0).risk, 0.0);
+        assert!(Outlook::new(&[0.0], None, 0.001).risk >= BORDERS[0]);
     }
 }

@@ -89,7 +89,9 @@ fn figure(data: &Data<'_>, method: &Method<'_>, tasks: &[&str], x: &Axis) -> Opt
     for (dash, plan) in full.iter().chain(&method.plans).enumerate() {
         let name = data.plans[*plan];
         let bins = bins(data, name, tasks);
-        let label = split(name).1.unwrap_or(split(name).0).to_string();
+        // the chart's title has the whole name
+        let (method, budget) = split(name);
+        let label = budget.unwrap_or_else(|| method.split('(').next().unwrap_or(method)).to_string();
         let points = bins.iter().filter_map(|bin| point(name, bin)).collect();
         plot.curves.push(Curve {
             look: data.look(*plan),

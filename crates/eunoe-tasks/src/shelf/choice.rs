@@ -18,7 +18,7 @@ use eunoe_core::{Card, Result};
 use super::{card, filled};
 use crate::random::rng;
 use crate::sources::Choice;
-use crate::{Ask, Draw, Given, Item, Mark, Reply, Task, marks};
+use crate::{Ask, Draw, Given, Item, Mark, Reply, Sources, Task, marks};
 
 /// One kind of multiple choice.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +113,10 @@ impl Task for MultipleChoice {
         Mark::of(number(is_right(sums))).with("normalised", number(is_right(means)))
     }
 
+    fn distinct(&self, sources: &Sources) -> Option<usize> {
+        sources.choices(self.card.id).ok().map(|list| list.len())
+    }
+
     fn chance(&self, item: &Item) -> f64 {
         let options = match item.asks.first().map(|ask| &ask.reply) {
             Some(Reply::Choose { options }) => options.len(),
@@ -129,7 +133,7 @@ impl Task for MultipleChoice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Sources, toy};
+    use crate::toy;
 
     #[test]
     fn sums_and_means_may_disagree() {

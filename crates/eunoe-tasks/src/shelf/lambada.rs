@@ -18,7 +18,7 @@ use fastrand::Rng;
 use super::{card, filled};
 use crate::random::rng;
 use crate::sources::Continuation;
-use crate::{Ask, Draw, Given, Haystack, Item, Mark, Reply, Task};
+use crate::{Ask, Draw, Given, Haystack, Item, Mark, Reply, Sources, Task};
 
 /// Least words of a passage of the text.
 const LEAST: usize = 40;
@@ -84,6 +84,10 @@ impl Task for Lambada {
         mark.with("nll", nats.iter().copied().map(f64::from).sum::<f64>() / nats.len() as f64)
     }
 
+    fn distinct(&self, sources: &Sources) -> Option<usize> {
+        Some(sources.continuations().len()).filter(|count| *count > 0)
+    }
+
     fn is_raw(&self) -> bool {
         true
     }
@@ -92,7 +96,7 @@ impl Task for Lambada {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Sources, toy};
+    use crate::toy;
 
     #[test]
     fn every_token_must_be_the_likeliest() {

@@ -14,14 +14,14 @@
 //!   whole documents allow, `place` even over samples
 //! * Oracle:   places from Python; documents found again by their text
 
-use eunoe_core::{Card, Result};
+use eunoe_core::{Card, Error, Result};
 use fastrand::Rng;
 
 use super::{RULER, card, frame, niah::nearest, write};
 use crate::fit::{largest, tokens, too_short};
 use crate::random::{even, python_shuffle, rng, strata};
 use crate::sources::{Library, Question};
-use crate::{Draw, Given, Item, Mark, Task, marks};
+use crate::{Draw, Given, Item, Mark, Sources, Task, marks};
 
 const ANSWER: usize = 32;
 /// RULER's seed, and by how many documents it lessens what does not fit.
@@ -70,8 +70,50 @@ fn others(rng: &mut Rng, library: &Library, question: &Question, count: usize) -
 }
 
 impl Qa {
-    fn library<'a>(&self, draw: &Draw<'a>) -> Result<&'a Library> {
-        if self.is_two_hop { draw.sources.two_hop() } else { draw.sources.questions() }
+    fn library<'a>(&self, sources: &'a Sources) -> Result<&'a Library> {
+        if self.is_two_hop { sources.two_hop() } else { sources.questions() }
+    }
+
+    fn question<'a>(&self, draw: &Draw<'a>) -> Result<(&'a Library, &'a Question)> {
+        let library = self.library(draw.sources)?;
+        Ok((library, &library.questions[draw.sample % library.questions.len()]))
+    }
+
+    /// The item of as many documents as fit, and how many.
+    fn largest(&self, draw: &Draw<'_>) -> Result<(usize, Item)> {
+        let (library, question) = self.question(draw)?;
+        let least = self.least();
+        // Gold ones are never repeated.
+        let most = if library.documents.len() > question.gold.len() { usize::MAX } else { least };
+        let (count, item) = largest(draw, self.card.id, (least, most), |count| self.item(draw, count))?;
+        self.enough(draw, &item)?;
+        Ok((count, item))
+    }
+
+    const fn least(&self) -> usize {
+        if self.is_two_hop { 2 } else { 1 }
+    }
+
+    /// Whether there were documents to fill the length with.
+    ///
+    /// # Errors
+    /// The item takes less than half of it, and not even the shortest document can be added.
+    fn enough(&self, draw: &Draw<'_>, item: &Item) -> Result<()> {
+        let (id, length, used) = (self.card.id, draw.length, tokens(draw, item));
+        if used * 2 >= length {
+            return Ok(());
+        }
+        let (library, question) = self.question(draw)?;
+        let others = (0..library.documents.len()).filter(|document| !question.gold.contains(document));
+        let shortest = others.map(|document| &library.documents[document]).min_by_key(|text| text.len());
+        if shortest.is_some_and(|text| (draw.count)(text) <= length - used) {
+            return Ok(());
+        }
+        let fits = if shortest.is_some() { "no other document fits" } else { "there is no other document" };
+        Err(Error::Invalid(format!(
+            "`{id}` takes {used} tokens of {length}, and {fits}; give a file with more documents, or a shorter \
+             length"
+        )))
     }
 
     /// Documents in the order in which they are shown.
@@ -100,8 +142,7 @@ impl Qa {
     }
 
     fn item(&self, draw: &Draw<'_>, count: usize) -> Result<Item> {
-        let library = self.library(draw)?;
-        let question = &library.questions[draw.sample % library.questions.len()];
+        let (library, question) = self.question(draw)?;
         let count = count.saturating_sub(question.gold.len());
         let others = others(&mut rng(draw, self.card.id), library, question, count);
         let mut text = String::new();
@@ -128,28 +169,26 @@ impl Task for Qa {
     }
 
     fn draw(&self, draw: &Draw<'_>) -> Result<Item> {
-        let (id, least) = (self.card.id, if self.is_two_hop { 2 } else { 1 });
-        // One document has nothing to repeat.
-        let most = if self.library(draw)?.documents.len() > least { usize::MAX } else { least };
-        if self.is_balanced {
-            return Ok(largest(draw, id, (least, most), |count| self.item(draw, count))?.1);
+        if self.is_balanced || draw.sample == 0 {
+            return Ok(self.largest(draw)?.1);
         }
-        let first = Draw { sample: 0, ..*draw };
-        let (mut count, mut item) = largest(&first, id, (least, most), |count| self.item(&first, count))?;
-        if draw.sample > 0 {
-            item = self.item(draw, count)?;
-        }
+        let (mut count, _) = self.largest(&Draw { sample: 0, ..*draw })?;
         loop {
+            let item = self.item(draw, count)?;
             let needs = tokens(draw, &item);
             if needs <= draw.length {
+                self.enough(draw, &item)?;
                 return Ok(item);
             }
-            if count <= least {
-                return Err(too_short(draw, id, needs));
+            if count <= self.least() {
+                return Err(too_short(draw, self.card.id, needs));
             }
             count -= if count > STEP { STEP } else { 1 };
-            item = self.item(draw, count)?;
         }
+    }
+
+    fn distinct(&self, sources: &Sources) -> Option<usize> {
+        self.library(sources).ok().map(|library| library.questions.len())
     }
 
     fn mark(&self, item: &Item, given: &[Given]) -> Mark {
@@ -225,6 +264,54 @@ mod tests {
             assert_eq!(documents.len(), 20);
             assert_eq!(documents.iter().filter(|line| line.contains("0001")).count(), 1);
         }
+    }
+
+    #[test]
+    fn too_few_documents_are_told() {
+        let why = |sources: &Sources, id: &str, sample| {
+            toy::task(id).draw(&toy::draw(sources, 2048, sample)).map(|_| ()).unwrap_err().to_string()
+        };
+        // Gold covers every document; a longer file has others for its second question, not for its first.
+        let row = |gold: &str| {
+            format!(
+                "{{\"question\": \"q\", \"answer\": \"1\", \"supporting_facts\": [{gold}], \"context\": \
+                 [[\"A\", [\"1\"]], [\"B\", [\"2\"]], [\"C\", [\"3\"]]]}}"
+            )
+        };
+        let all = row("[\"A\", 0], [\"B\", 0], [\"C\", 0]");
+        let one = sources(1);
+        let three = Sources::read(&[("hotpot.json", format!("[{all}]"))]).unwrap();
+        let both = Sources::read(&[("hotpot.json", format!("[{all},{}]", row("[\"A\", 0]")))]).unwrap();
+        let is_told = |why: &str| why.contains("there is no other document; give a file with more documents");
+        for (sources, id, sample) in [
+            (&one, "qa_1", 3),
+            (&one, "qa_1_balanced", 0),
+            (&three, "qa_2", 0),
+            (&three, "qa_2_balanced", 5),
+            (&both, "qa_2", 1),
+            (&both, "qa_2_balanced", 0),
+        ] {
+            assert!(is_told(&why(sources, id, sample)), "{id}: {}", why(sources, id, sample));
+        }
+        // Where one other document is, it comes again and again.
+        let two = sources(2);
+        let filled = [(&two, "qa_1", 1), (&two, "qa_1_balanced", 0), (&both, "qa_2_balanced", 1)];
+        for (sources, id, sample) in filled {
+            let draw = toy::draw(sources, 2048, sample);
+            let used = tokens(&draw, &toy::task(id).draw(&draw).unwrap());
+            assert!((2000..=2048).contains(&used), "{id}: {used}");
+        }
+    }
+
+    #[test]
+    fn a_document_longer_than_the_room_is_told() {
+        let row = |text: &str| format!("{{\"question\": \"q\", \"answer\": \"a\", \"context\": \"{text}\"}}");
+        let text = format!("[{},{}]", row("a short one"), row(&"a longer one ".repeat(700)));
+        let sources = Sources::read(&[("flat.json", text)]).unwrap();
+        let draw = |length| TABLE[2].draw(&toy::draw(&sources, length, 0));
+        // Its 9100 bytes are 2275 tokens.
+        assert!(draw(2048).unwrap_err().to_string().contains("no other document fits"));
+        assert!(tokens(&toy::draw(&sources, 4096, 0), &draw(4096).unwrap()) > 2275);
     }
 
     #[test]

@@ -86,8 +86,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let prompt = answer::prompt_text(&engine, None, &text, args.raw)?;
     let tokens = engine.tokenizer.encode_prompt(&prompt);
     let length = super::run::length(tokens.len(), args.tokens)?;
-    holds_full(&engine, length, args.memory.memory)?;
-    memory::choose(&engine, &args.model.model, Some(&plan), length, args.memory.memory)?;
+    holds_both(&engine, &plan, length, args.memory.memory)?;
     let mut session = engine.session(&plan, length)?;
     let request = Request { max_tokens: args.tokens as usize, ..Request::default() };
     let prefill_s = answer::read(&engine, &mut session, &tokens, &interrupt)?;
@@ -97,8 +96,8 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     drop(session);
     let settings =
         AuditSettings { samples: args.samples as usize, seed: args.seed, ..AuditSettings::default() };
-    let subject =
-        Subject { prompt: &prompt, tokens: &tokens, answer: &answer.tokens, longest: length.longest };
+    let content = answer::content_in(&prompt, &text);
+    let subject = Subject { prompt: &prompt, content, tokens: &tokens, answer: &answer.tokens, length };
     let audit = look(&engine, &plan, &subject, &settings, &interrupt)?;
     if !ctx.json {
         out::text(&format!("{}\n\n", answer.text.trim_end()))?;
@@ -109,15 +108,16 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     out::json(&Printed { audit, text, finish_reason, usage, timing: Timing { prefill_s, decode_s }, memory })
 }
 
-/// Full memory holds a text, within the model's window and the memory given.
+/// A plan and full memory hold a text side by side, within the model's window and the memory given.
 ///
 /// # Errors
-/// Why it does not.
-pub(crate) fn holds_full(engine: &Engine, length: Length, given: Option<u64>) -> Result<()> {
-    let allowed = memory::allowed(given)?;
-    memory::fits(engine.config(), &Plan::parse("full")?, length, engine.default_codec(), allowed)
+/// Why they do not.
+pub(crate) fn holds_both(engine: &Engine, plan: &Plan, length: Length, given: Option<u64>) -> Result<()> {
+    let (config, codec, allowed) = (engine.config(), engine.default_codec(), memory::allowed(given)?);
+    let under_plan = memory::taken(&memory::fits(config, plan, length, codec, allowed)?);
+    memory::fits(config, &Plan::parse("full")?, length, codec, allowed.saturating_sub(under_plan))
         .map(drop)
-        .context("an audit reads the text under full memory too")
+        .context("an audit reads the text under full memory too, beside the plan")
 }
 
 /// Audits with a bar.
@@ -176,7 +176,7 @@ pub(crate) fn render(audit: &Audit) -> String {
             (None, None) => "planted  none".into(),
         },
         format!(
-            "missed   {} of the answer's attention under full memory was on forgotten tokens",
+            "missed   {} of the answer's attention under full memory was on tokens that hot memory did not hold",
             percent(audit.forgotten_mass)
         ),
     ];

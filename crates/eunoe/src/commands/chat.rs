@@ -160,7 +160,7 @@ fn turn(talk: &mut Talk<'_>, message: &str, args: &Args, ctx: &Context, interrup
             talk.said(&answer);
             let cut = answer.finish_reason == FinishReason::Length && request.max_tokens == room;
             let timing = Timing { prefill_s, decode_s };
-            let report = Report::new(talk.engine, &talk.session, answer, new.len(), timing);
+            let report = Report::new(talk.engine, talk.session.bill(), answer, new.len(), timing);
             if ctx.json {
                 out::json(&report)?;
             } else {

@@ -1,6 +1,7 @@
 //! `eunoe eval`: plans beside full memory on the same items, each difference with its interval.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -18,6 +19,11 @@ use crate::eval::{
 };
 use crate::interrupt::Interrupt;
 use crate::{memory, models, open, out, pull, units};
+
+/// What lengths may be asked for.
+const LENGTHS: RangeInclusive<usize> = 64..=16_777_216;
+/// Most items per task and length.
+const SAMPLES: usize = 100_000;
 
 /// Measure what forgetting costs: plans beside full memory on the same items
 ///
@@ -50,7 +56,7 @@ pub struct Args {
 
     /// Most tokens of prompt and answer together
     #[arg(long, value_name = "N,..", value_delimiter = ',', required_unless_present = "again",
-          value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
+          value_parser = clap::value_parser!(u32).range(*LENGTHS.start() as i64..=*LENGTHS.end() as i64))]
     lengths: Vec<u32>,
 
     /// Memory plans, separated by `;`
@@ -62,7 +68,7 @@ pub struct Args {
     budget: Vec<String>,
 
     /// Items per task and length
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=SAMPLES as i64))]
     samples: u32,
 
     /// Texts and questions to make items from: plain text, SQuAD or HotpotQA JSON, JSON lines [default: built in]
@@ -126,8 +132,21 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let asked = Grid::of(args)?;
     let (sources, files) = sources(&args.file)?;
     if let Some(of) = asked.sources.as_ref().filter(|of| **of != files) {
-        let names: Vec<&str> = of.iter().map(|file| file.name.as_str()).collect();
-        bail!("the manifest was made from other files (--file): {}", names.join(", "));
+        let names: Vec<&str> = of.iter().skip(1).map(|file| file.name.as_str()).collect();
+        match names.is_empty() {
+            true => bail!(
+                "the manifest was made from what is built in, of this or another version: leave out --file"
+            ),
+            false => bail!("the manifest was made from other files (--file): {}", names.join(", ")),
+        }
+    }
+    for task in &asked.tasks {
+        let (id, samples) = (task.card().id, asked.samples);
+        if let Some(most) = task.distinct(&sources).filter(|most| *most < samples) {
+            bail!(
+                "`{id}` has {most} different items, {samples} were asked for: give more with --file, or fewer --samples"
+            );
+        }
     }
     let interrupt = Interrupt::watch()?;
     match args.model.to_str().filter(|model| is_address(model)) {
@@ -172,6 +191,10 @@ impl Grid {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let manifest: Manifest = serde_json::from_str(&text)
             .with_context(|| format!("`{}` is no manifest of `eunoe eval`", path.display()))?;
+        let lengths = manifest.lengths.iter().all(|n| LENGTHS.contains(n));
+        if !lengths || !(1..=SAMPLES).contains(&manifest.samples) || manifest.plans.is_empty() {
+            bail!("`{}` asks for lengths, samples or plans that cannot be", path.display());
+        }
         Ok(Self {
             tasks: tasks(&manifest.tasks)?,
             lengths: manifest.lengths,
@@ -202,7 +225,11 @@ fn sources(files: &[PathBuf]) -> Result<(Sources, Vec<SourceFile>)> {
         name: (*name).into(),
         sha256: pull::sha256_of_bytes(bytes),
     };
-    let own = SourceFile { name: "built in".into(), sha256: pull::sha256_of_bytes(demo::TEXT.as_bytes()) };
+    let built_in: String = eunoe_tasks::sources::built_in_files().iter().map(|(_, text)| *text).collect();
+    let own = SourceFile {
+        name: "built in".into(),
+        sha256: pull::sha256_of_bytes((built_in + demo::TEXT).as_bytes()),
+    };
     Ok((sources, [own].into_iter().chain(named.iter().map(of)).collect()))
 }
 
@@ -215,8 +242,8 @@ fn on_endpoint(
     files: Vec<SourceFile>,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    if !args.kv.is_empty() || args.audit {
-        bail!("a server remembers as it likes: leave out --kv and --audit");
+    if !args.kv.is_empty() || grid.audit || grid.exact || args.jobs.is_some() || args.memory.is_some() {
+        bail!("a server remembers as it likes: leave out --kv, --audit, --exact, --jobs and --memory");
     }
     let Some(of) = &args.tokenizer else {
         bail!("prompts for a server need a tokenizer and a template: give --tokenizer MODEL");
@@ -236,7 +263,7 @@ fn on_endpoint(
     };
     let model = ModelInfo {
         name: format!("{base} ({})", endpoint.model),
-        sha256: None,
+        sha256: Some(pull::sha256(&open::file(of)?)?),
         layers: 0,
         kv_heads: 0,
         token_bytes: 0,
@@ -255,6 +282,9 @@ fn on_engine(
     files: Vec<SourceFile>,
     interrupt: &Interrupt,
 ) -> Result<()> {
+    if args.tokenizer.is_some() || args.served.is_some() {
+        bail!("--tokenizer and --served are for servers: the model brings its own");
+    }
     let path = open::file(&args.model)?;
     let sha256 = pull::sha256(&path)?;
     if grid.sha256.as_ref().is_some_and(|of| *of != sha256) {
@@ -272,7 +302,7 @@ fn on_engine(
         grid.plans = under_budgets(&grid.plans, &args.budget)?;
     }
     let plans = plans(&grid.plans, &args.model)?;
-    let needed = full_bytes(&config, longest as u32).saturating_mul(2);
+    let needed = full_bytes(&config, longest as u32).saturating_mul(sessions(&grid));
     let jobs = jobs(args, ctx, &path, needed)?;
     let threads = (ctx.threads / jobs).max(1);
     let arithmetic = if grid.exact { Arithmetic::Exact } else { Arithmetic::Fast };
@@ -357,6 +387,12 @@ fn finish(
         true => out::json(&Printed { rows, out: args.out.as_deref() }),
         false => out::text(&render(&rows, args.out.as_deref())),
     }
+}
+
+/// Most KV bytes that a worker holds, in units of full memory in f16: a sequence and a copy of it; under an audit a plan and
+/// full memory besides; f32 takes twice as much.
+fn sessions(grid: &Grid) -> u64 {
+    (2 + 2 * u64::from(grid.audit)) * (1 + u64::from(grid.exact))
 }
 
 /// Items at a time: what was asked for, or as many as there are threads and memory for.

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use eunoe_engine::{
-    Answer, AuditSettings, Engine, FinishReason, Length, Request, Rung, Session, Subject, Verdict, full_bytes,
+    Answer, AuditSettings, Bill, Engine, FinishReason, Length, Request, Rung, Subject, Verdict, full_bytes,
 };
-use eunoe_kv::{Budget, Plan};
+use eunoe_kv::Plan;
 
 use super::audit;
 use super::options::{MemoryOption, ModelOption, PlanOption, SamplingOptions};
@@ -87,6 +87,9 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     if args.escalate && args.plan.kv.is_none() {
         bail!("--escalate begins with a plan: give one with --kv, e.g. `--kv 'a2sf @ 12.5%'`");
     }
+    if args.audit && args.plan.kv.is_none() {
+        bail!("an audit compares a plan with full memory: give one with --kv, e.g. `--kv 'a2sf @ 25%'`");
+    }
     if args.logprobs.is_some() && !ctx.json {
         bail!("--logprobs is printed as JSON only: add --json");
     }
@@ -103,10 +106,10 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let tokens = engine.tokenizer.encode_prompt(&prompt);
     let length = length(tokens.len(), args.tokens)?;
     let asked = args.plan.asked(&args.model)?;
-    if args.audit {
-        audit::holds_full(&engine, length, args.memory.memory)?;
-    }
     let plan = memory::choose(&engine, &args.model.model, asked.as_ref(), length, args.memory.memory)?;
+    if args.audit {
+        audit::holds_both(&engine, &plan, length, args.memory.memory)?;
+    }
     let request = Request {
         max_tokens: args.tokens as usize,
         sampling: args.sampling.rule(),
@@ -114,23 +117,10 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         log_probs: args.logprobs.map(|k| k as usize).or(args.escalate.then_some(0)),
     };
     request.sampling.check()?;
-    let text = Prompt { text: &prompt, tokens: &tokens, length };
-    let run = Run { engine: &engine, args, ctx, prompt: text, request, interrupt: &interrupt };
-    let (plan, mut answered, before) = if args.escalate { run.escalate(plan)? } else { run.once(plan)? };
-    if args.logprobs.is_none() {
-        answered.answer.log_probs.clear();
-    }
-    let made = answered.answer.tokens.clone();
-    let mut report = Report::new(&engine, &answered.session, answered.answer, tokens.len(), answered.timing);
-    report.memory.peak_bytes =
-        before.iter().map(|rung| rung.peak_bytes).fold(report.memory.peak_bytes, u64::max);
-    report.memory.escalated = before;
-    drop(answered.session);
-    if args.audit {
-        let settings = AuditSettings { seed: args.sampling.seed, ..AuditSettings::default() };
-        let subject = Subject { prompt: &prompt, tokens: &tokens, answer: &made, longest: length.longest };
-        report.audit = Some(audit::look(&engine, &plan, &subject, &settings, &interrupt)?);
-    }
+    let content = answer::content_in(&prompt, &text);
+    let subject = Subject { prompt: &prompt, content, tokens: &tokens, answer: &[], length };
+    let run = Run { engine: &engine, args, ctx, subject, request, interrupt: &interrupt };
+    let report = run.report(plan)?;
     if ctx.json {
         return out::json(&report);
     }
@@ -139,100 +129,112 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// What is read.
-#[derive(Clone, Copy)]
-struct Prompt<'a> {
-    text: &'a str,
-    tokens: &'a [u32],
-    length: Length,
-}
-
 /// One request.
 struct Run<'a> {
     engine: &'a Engine,
     args: &'a Args,
     ctx: &'a Context,
-    prompt: Prompt<'a>,
+    /// What is read; its answer is yet to come.
+    subject: Subject<'a>,
     request: Request,
     interrupt: &'a Interrupt,
 }
 
-/// An answer under one plan.
+/// An answer under one plan; its memory is given back.
 struct Answered {
-    session: Session,
+    plan: Plan,
     answer: Answer,
+    bill: Bill,
     timing: Timing,
 }
 
 impl Run<'_> {
+    /// Answers, audits if asked, and says all that is to be told.
+    fn report(&self, plan: Plan) -> Result<Report> {
+        let Answered { plan, mut answer, bill, timing } =
+            if self.args.escalate { self.escalate(plan)? } else { self.once(plan)? };
+        if self.args.logprobs.is_none() {
+            answer.log_probs.clear();
+        }
+        let subject = Subject { answer: &answer.tokens.clone(), ..self.subject.clone() };
+        let mut report = Report::new(self.engine, bill, answer, subject.tokens.len(), timing);
+        if self.args.audit {
+            audit::holds_both(self.engine, &plan, subject.length, self.args.memory.memory)?;
+            let settings = AuditSettings { seed: self.args.sampling.seed, ..AuditSettings::default() };
+            report.audit = Some(audit::look(self.engine, &plan, &subject, &settings, self.interrupt)?);
+        }
+        Ok(report)
+    }
+
     /// Under one plan, printed as it comes.
-    fn once(&self, plan: Plan) -> Result<(Plan, Answered, Vec<Rung>)> {
+    fn once(&self, plan: Plan) -> Result<Answered> {
         let mut stream = Stream { json: self.ctx.json, open: false };
-        let answered = self.answer(&plan, &mut stream);
+        let answered = self.answer(plan, &mut stream);
         if stream.open {
             out::text("\n")?;
         }
-        Ok((plan, answered?, Vec::new()))
+        answered
     }
 
     /// Under one plan after the other, each with twice the memory, until an answer is trusted or no more may be used.
-    fn escalate(&self, mut plan: Plan) -> Result<(Plan, Answered, Vec<Rung>)> {
-        let (config, length) = (self.engine.config(), self.prompt.length);
-        let (mut before, mut spent) = (Vec::new(), Timing { prefill_s: 0.0, decode_s: 0.0 });
-        let (answered, allowed) = (&mut None, memory::allowed(self.args.memory.memory)?);
-        let done = loop {
-            let answered = answered.insert(self.answer(&plan, &mut Stream { json: true, open: false })?);
-            spent.prefill_s += answered.timing.prefill_s;
-            spent.decode_s += answered.timing.decode_s;
+    fn escalate(&self, plan: Plan) -> Result<Answered> {
+        let (config, length) = (self.engine.config(), self.subject.length);
+        let allowed = memory::allowed(self.args.memory.memory)?;
+        let codec = self.engine.default_codec();
+        let (asked, mut before) = (plan.text.clone(), Vec::<Rung>::new());
+        let (mut plan, mut spent) = (plan, Timing { prefill_s: 0.0, decode_s: 0.0 });
+        let mut answered = loop {
+            let answered = self.answer(plan, &mut Stream { json: true, open: false })?;
             let start = Instant::now();
-            let risk = self.risk(&plan, answered)?;
-            spent.prefill_s += start.elapsed().as_secs_f64();
+            let risk = self.risk(&answered)?;
+            spent.prefill_s += answered.timing.prefill_s + start.elapsed().as_secs_f64();
+            spent.decode_s += answered.timing.decode_s;
             if Verdict::of(risk) == Verdict::Harmless {
-                break plan;
+                break answered;
             }
-            let larger = plan.grown(length.longest, full_bytes(config, length.longest))?;
-            let fits = |plan: &Plan| {
-                memory::fits(config, plan, length, self.engine.default_codec(), allowed).is_ok()
-            };
-            let Some(larger) = larger.filter(fits) else { break plan };
-            let bill = answered.session.bill();
-            before.push(Rung { plan: bill.plan_used, peak_bytes: bill.peak_bytes, risk });
-            plan = larger;
+            let larger = answered.plan.grown(length.longest, full_bytes(config, length.longest))?;
+            match larger.filter(|plan| memory::fits(config, plan, length, codec, allowed).is_ok()) {
+                Some(larger) => plan = larger,
+                None => {
+                    eprintln!(
+                        "note: the answer is still not to be trusted (risk {:.0} %), and no more memory may be used \
+                         (--memory)",
+                        100.0 * risk
+                    );
+                    break answered;
+                }
+            }
+            let Bill { plan_used, peak_bytes, .. } = answered.bill;
+            before.push(Rung { plan: plan_used, peak_bytes, risk });
         };
-        let Some(mut answered) = answered.take() else { bail!("nothing was answered") };
         answered.timing = spent;
+        let peaks = before.iter().map(|rung| rung.peak_bytes);
+        answered.bill.peak_bytes = peaks.fold(answered.bill.peak_bytes, u64::max);
+        (answered.bill.escalated, answered.bill.plan_asked) = (before, asked);
         if !self.ctx.json {
             out::line(&answered.answer.text)?;
         }
-        Ok((done, answered, before))
+        Ok(answered)
     }
 
-    fn answer(&self, plan: &Plan, stream: &mut Stream) -> Result<Answered> {
-        let Prompt { tokens, length, .. } = self.prompt;
-        let mut session = self.engine.session(plan, length)?;
+    fn answer(&self, plan: Plan, stream: &mut Stream) -> Result<Answered> {
+        let Subject { tokens, length, .. } = self.subject;
+        let mut session = self.engine.session(&plan, length)?;
         let prefill_s = answer::read(self.engine, &mut session, tokens, self.interrupt)?;
         let on_text = &mut |piece: &str| stream.piece(piece);
         let written =
             answer::write(self.engine, &mut session, tokens, &self.request, self.interrupt, on_text);
         let (answer, decode_s) = written?;
-        Ok(Answered { session, answer, timing: Timing { prefill_s, decode_s } })
+        Ok(Answered { plan, answer, bill: session.bill(), timing: Timing { prefill_s, decode_s } })
     }
 
     /// Chance that full memory would have answered right where this did not.
-    fn risk(&self, plan: &Plan, answered: &Answered) -> Result<f64> {
-        let bill = answered.session.bill();
-        let log_probs: Vec<f64> =
-            answered.answer.log_probs.iter().map(|step| f64::from(step.logprob)).collect();
-        let gone = (bill.evicted + bill.cold) as f64 / bill.seen.max(1) as f64;
-        let plan = match bill.budget_bytes {
-            Some(bytes) if plan.budget.is_some() => {
-                Plan { budget: Some(Budget::Bytes(bytes)), ..plan.clone() }
-            }
-            _ => plan.clone(),
-        };
+    fn risk(&self, answered: &Answered) -> Result<f64> {
+        let Answered { plan, answer, bill, .. } = answered;
+        let log_probs: Vec<f64> = answer.log_probs.iter().map(|step| f64::from(step.logprob)).collect();
         let hearing = self.interrupt.hear();
         let asked = &mut |_: usize| !self.interrupt.asked();
-        let outlook = self.engine.outlook(&plan, self.prompt.text, &log_probs, gone, asked);
+        let outlook = self.engine.outlook(plan, bill, &self.subject, &log_probs, asked);
         drop(hearing);
         match outlook {
             Err(eunoe_core::Error::Interrupted) => Err(Interrupted("while escalating".into()).into()),

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::prompt::{Prompt, Then};
 
-/// Time for one answer.
+/// Time for one answer, and for the list of models.
 const PATIENCE: Duration = Duration::from_secs(1800);
+const SHORT: Duration = Duration::from_secs(30);
 /// Bytes of an answer that are read.
 const MOST: u64 = 64 << 20;
 
@@ -93,11 +94,11 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Sends each prompt as text; answers are greedy.
+    /// Sends each prompt as text, without the BOS that servers put in front; answers are greedy.
     ///
     /// # Errors
     /// The server's complaint, or a question that needs probabilities.
-    pub(crate) fn answer(&self, task: &str, prompts: &[Prompt]) -> Result<Answered> {
+    pub(crate) fn answer(&self, task: &str, prompts: &[Prompt], bos: &str) -> Result<Answered> {
         let start = Instant::now();
         let mut answered = Answered { given: Vec::new(), prompt_tokens: 0, bytes: 0, seconds: 0.0 };
         for prompt in prompts {
@@ -107,7 +108,7 @@ impl Endpoint {
                 );
             };
             let body = json!({
-                "model": self.model, "prompt": prompt.text, "max_tokens": tokens, "temperature": 0, "stream": false,
+                "model": self.model, "prompt": prompt.text.strip_prefix(bos).unwrap_or(&prompt.text), "max_tokens": tokens, "temperature": 0, "stream": false,
             });
             let completion: Completion = self.call("completions", Some(&body))?;
             let Some(choice) = completion.choices.into_iter().next() else {
@@ -127,7 +128,7 @@ impl Endpoint {
         let bearer = self.key.as_ref().map(|key| format!("Bearer {key}"));
         let sent = match body {
             None => {
-                let mut request = self.agent.get(&url);
+                let mut request = self.agent.get(&url).config().timeout_global(Some(SHORT)).build();
                 if let Some(bearer) = &bearer {
                     request = request.header("authorization", bearer);
                 }

@@ -1,13 +1,13 @@
 //! The folder of an evaluation: what was run, and one line per item, kept as they come.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
-use eunoe_report::{Line, Machine, Manifest};
+use eunoe_report::{ITEMS, Line, MANIFEST, Machine, Manifest};
 
 use crate::wheel::cannot;
 
@@ -37,20 +37,35 @@ impl Folder {
     /// It holds another evaluation, somebody else writes to it, or it cannot be read or written.
     pub(crate) fn open(dir: &Path, manifest: &Manifest) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| cannot("create", dir))?;
-        let path = dir.join("items.jsonl");
+        let path = dir.join(ITEMS);
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .open(&path)
             .with_context(|| cannot("open", &path))?;
-        if file.try_lock().is_err() {
-            bail!("`{}` is being written to by another `eunoe eval`", dir.display());
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("`{}` is being written to by another `eunoe eval`", dir.display())
+            }
+            Err(TryLockError::Error(e)) => return Err(e).with_context(|| cannot("lock", &path)),
         }
-        begin(&dir.join("manifest.json"), manifest)?;
         let lines = read_lines(&mut file, &path)?;
+        if !lines.is_empty() && !dir.join(MANIFEST).exists() {
+            bail!(
+                "`{}` has answers of an unknown evaluation and no manifest: give another --out",
+                dir.display()
+            );
+        }
+        begin(&dir.join(MANIFEST), manifest)?;
         let done = lines.iter().map(key).collect();
         Ok(Self { file: Some((path, Mutex::new(file))), lines: Mutex::new(lines), done })
+    }
+
+    /// Whether answers outlive the run.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Whether an item was answered before this run.
@@ -71,7 +86,12 @@ impl Folder {
         if let Some((path, file)) = &self.file {
             let text = serde_json::to_string(&line)? + "\n";
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.write_all(text.as_bytes()).with_context(|| {
+            let before = file.metadata().map(|m| m.len());
+            let written = file.write_all(text.as_bytes());
+            if let (Err(_), Ok(before)) = (&written, before) {
+                file.set_len(before).ok(); // a half line would stand before the next
+            }
+            written.with_context(|| {
                 format!("{}; what was kept stays: make room and run the same command", cannot("write", path))
             })?;
         }
@@ -117,7 +137,8 @@ fn differs(old: &Manifest, new: &Manifest) -> Option<String> {
     };
     match () {
         () if old.eunoe != new.eunoe => say("version", &old.eunoe, &new.eunoe),
-        () if old.model != new.model => say("model", &old.model.name, &new.model.name),
+        () if old.model.name != new.model.name => say("model", &old.model.name, &new.model.name),
+        () if old.model != new.model => say("model file", &old.model.sha256, &new.model.sha256),
         () if old.plans != new.plans => say("plans", &old.plans, &new.plans),
         () if old.tasks != new.tasks => say("tasks", &old.tasks, &new.tasks),
         () if old.lengths != new.lengths => say("lengths", &old.lengths, &new.lengths),
@@ -126,6 +147,9 @@ fn differs(old: &Manifest, new: &Manifest) -> Option<String> {
         () if old.audit != new.audit => say("audit", &old.audit, &new.audit),
         () if old.exact != new.exact => say("exact", &old.exact, &new.exact),
         () if old.sources != new.sources => say("files", &old.sources, &new.sources),
+        () if old.first != new.first => {
+            Some("other prompts, from another tokenizer or other wordings".into())
+        }
         () if isa(&old.machine) != isa(&new.machine) => {
             say("instruction set", &old.machine.isa, &new.machine.isa)
         }

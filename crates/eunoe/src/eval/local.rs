@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use eunoe_core::Error;
-use eunoe_engine::{AuditSettings, Bill, Engine, Length, Request, Session, Subject, log_prob};
-use eunoe_kv::Plan;
+use eunoe_engine::{AuditSettings, Bill, Engine, Length, Request, Session, Subject, full_bytes, log_prob};
+use eunoe_kv::{Budget, Plan};
 use eunoe_tasks::Given;
 
 use super::prompt::{Prompt, Then};
@@ -16,8 +16,8 @@ pub(crate) struct Local<'a> {
     pub(crate) plan: &'a Plan,
     /// Whether to go on.
     pub(crate) go_on: &'a (dyn Fn() -> bool + Sync),
-    /// Audit what is written.
-    pub(crate) audit: bool,
+    /// Audit what is written to items of one question, with this seed.
+    pub(crate) audit: Option<u64>,
 }
 
 /// What came of one item.
@@ -34,19 +34,31 @@ pub(crate) struct Outcome {
 }
 
 impl Local<'_> {
-    /// Reads what the prompts share once, and answers each from there.
+    /// Reads what the prompts share once, and answers each from there. A budget in percent is a share of the longest prompt.
     ///
     /// # Errors
     /// The plan does not hold a prompt; an interruption.
     pub(crate) fn answer(&self, prompts: &[Prompt]) -> Result<Outcome> {
+        let longest = prompts.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
+        match self.plan.budget {
+            Some(Budget::Percent(share)) if prompts.len() > 1 => {
+                let whole = full_bytes(self.engine.config(), u32::try_from(longest)?);
+                let budget = Some(Budget::Bytes((whole as f64 * share / 100.0) as u64));
+                Local { plan: &Plan { budget, ..self.plan.clone() }, ..*self }.answer_each(prompts)
+            }
+            _ => self.answer_each(prompts),
+        }
+    }
+
+    fn answer_each(&self, prompts: &[Prompt]) -> Result<Outcome> {
         let Some(longest) = prompts.iter().map(|p| p.tokens.len() + p.answer_tokens()).max() else {
             bail!("an item without a question");
         };
-        if let [Prompt { tokens, then: Then::Attend(next), .. }] = prompts {
-            return self.attend(tokens, next);
-        }
         let shared = shared(prompts);
         let length = Length { prompt: u32::try_from(shared.len())?, longest: u32::try_from(longest)? };
+        if let [Prompt { tokens, then: Then::Attend(next), .. }] = prompts {
+            return self.attend(length, tokens, next);
+        }
         let start = Instant::now();
         let mut first = self.engine.session(self.plan, length)?;
         self.read(&mut first, shared)?;
@@ -74,11 +86,15 @@ impl Local<'_> {
             self.read(&mut session, &prompt.tokens[shared.len()..])?;
             outcome.prefill_s += begun.elapsed().as_secs_f64();
             let begun = Instant::now();
-            let given = self.ask(&mut session, length, prompt, &mut outcome)?;
+            let (given, written) = self.ask(&mut session, length, prompt, &mut outcome)?;
             outcome.decode_s += begun.elapsed().as_secs_f64();
             outcome.given.push(given);
             outcome.bill = session.bill();
             outcome.peak_bytes = outcome.peak_bytes.max(outcome.bill.peak_bytes);
+            drop(session);
+            if let Some(written) = written.filter(|_| self.audit.is_some() && prompts.len() == 1) {
+                outcome.audit = Some(self.look_closer(prompt, &written, length)?);
+            }
         }
         Ok(outcome)
     }
@@ -97,22 +113,20 @@ impl Local<'_> {
         Ok(again)
     }
 
+    /// What is given to a question, and the tokens written.
     fn ask(
         &self,
         session: &mut Session,
         length: Length,
         prompt: &Prompt,
         outcome: &mut Outcome,
-    ) -> Result<Given> {
-        Ok(match &prompt.then {
+    ) -> Result<(Given, Option<Vec<u32>>)> {
+        let given = match &prompt.then {
             Then::Write(tokens) => {
                 let request = Request { max_tokens: *tokens, ..Request::default() };
                 let go_on = &mut |_: &str| (self.go_on)();
                 let answer = self.engine.generate(session, &prompt.tokens, &request, go_on)?;
-                if self.audit {
-                    outcome.audit = Some(self.look_closer(prompt, &answer.tokens, length.longest)?);
-                }
-                Given::Text(answer.text)
+                return Ok((Given::Text(answer.text), Some(answer.tokens)));
             }
             Then::Predict(rest) => {
                 let (nats, likeliest) = self.predict(session, rest)?;
@@ -135,7 +149,8 @@ impl Local<'_> {
                 Given::Options(sums)
             }
             Then::Attend(_) => bail!("attention is measured on items of one question"),
-        })
+        };
+        Ok((given, None))
     }
 
     /// `-ln P` of each token of a continuation, and whether it was the likeliest.
@@ -160,23 +175,22 @@ impl Local<'_> {
         Ok((nats, likeliest))
     }
 
-    fn attend(&self, tokens: &[u32], next: &[u32]) -> Result<Outcome> {
+    fn attend(&self, length: Length, tokens: &[u32], next: &[u32]) -> Result<Outcome> {
         let start = Instant::now();
-        let (share, session) = self.engine.mass_recall(self.plan, tokens, next, &mut |_| (self.go_on)())?;
+        let mut session = self.engine.session(self.plan, length)?;
+        self.read(&mut session, tokens)?;
+        let prefill_s = start.elapsed().as_secs_f64();
+        let share = self.engine.mass_recall(&session, tokens, next, &mut |_| (self.go_on)())?;
         let bill = session.bill();
-        Ok(Outcome {
-            given: vec![Given::Share(share)],
-            peak_bytes: bill.peak_bytes,
-            bill,
-            prefill_s: start.elapsed().as_secs_f64(),
-            decode_s: 0.0,
-            audit: None,
-        })
+        let (given, peak_bytes) = (vec![Given::Share(share)], bill.peak_bytes);
+        Ok(Outcome { given, peak_bytes, bill, prefill_s, decode_s: 0.0, audit: None })
     }
 
-    fn look_closer(&self, prompt: &Prompt, answer: &[u32], longest: u32) -> Result<serde_json::Value> {
-        let subject = Subject { prompt: &prompt.text, tokens: &prompt.tokens, answer, longest };
-        let settings = AuditSettings { passages: 0, exact: true, ..AuditSettings::default() };
+    fn look_closer(&self, prompt: &Prompt, answer: &[u32], length: Length) -> Result<serde_json::Value> {
+        let Prompt { text, content, tokens, .. } = prompt;
+        let subject = Subject { prompt: text, content: content.clone(), tokens, answer, length };
+        let seed = self.audit.unwrap_or(0);
+        let settings = AuditSettings { passages: 0, exact: true, seed, ..AuditSettings::default() };
         let audit = self.engine.audit(self.plan, &subject, &settings, &mut |_| (self.go_on)());
         match audit {
             Err(Error::Unsupported(why)) => Ok(serde_json::json!({ "note": why })),
@@ -202,8 +216,12 @@ mod tests {
 
     #[test]
     fn what_prompts_share_is_their_common_beginning() {
-        let prompt =
-            |tokens: &[u32]| Prompt { text: String::new(), tokens: tokens.to_vec(), then: Then::Write(1) };
+        let prompt = |tokens: &[u32]| Prompt {
+            text: String::new(),
+            content: 0..0,
+            tokens: tokens.to_vec(),
+            then: Then::Write(1),
+        };
         assert_eq!(shared(&[prompt(&[1, 2, 3])]), [1, 2, 3]);
         assert_eq!(shared(&[prompt(&[1, 2, 3, 4]), prompt(&[1, 2, 5, 4])]), [1, 2]);
         assert_eq!(shared(&[prompt(&[1, 2, 3]), prompt(&[1, 2])]), [1]);

@@ -1,9 +1,13 @@
 //! From an item to the tokens that a model reads, with what can go wrong there checked.
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 use eunoe_model::chat::{ChatTemplate, Message};
 use eunoe_model::tokenizer::Tokenizer;
 use eunoe_tasks::{Ask, Item, Reply, Task};
+
+use crate::answer;
 
 /// Writes prompts for one model.
 #[derive(Clone, Copy)]
@@ -17,6 +21,8 @@ pub(crate) struct Writer<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Prompt {
     pub(crate) text: String,
+    /// Where in it the context stands.
+    pub(crate) content: Range<usize>,
     pub(crate) tokens: Vec<u32>,
     pub(crate) then: Then,
 }
@@ -74,7 +80,7 @@ impl Writer<'_> {
         let id = task.card().id;
         let text = self.render(task, &format!("{}{}", item.context, ask.question), &ask.cue)?;
         let mut tokens = self.tokenizer.encode_prompt(&text);
-        let begins = self.begins(&tokens);
+        let begins = self.begins(&self.tokenizer.encode_special(&text));
         if begins > 1 {
             bail!(
                 "a prompt of `{id}` has {begins} BOS tokens: the model's template or the text adds one too many"
@@ -82,7 +88,8 @@ impl Writer<'_> {
         }
         let (then, common) = self.then(&text, &tokens, ask);
         tokens.truncate(common);
-        let prompt = Prompt { text, tokens, then };
+        let content = answer::content_in(&text, &item.context);
+        let prompt = Prompt { text, content, tokens, then };
         let whole = prompt.tokens.len() + prompt.answer_tokens();
         if prompt.tokens.is_empty() || whole > length {
             bail!("a prompt of `{id}` takes {whole} tokens with its answer, at most {length} were asked for");
@@ -113,9 +120,16 @@ impl Writer<'_> {
         }
     }
 
+    /// How the BOS that a text is given is spelled; empty where none is.
+    pub(crate) fn bos(&self) -> String {
+        let token = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos());
+        let name = token.map(|token| self.tokenizer.piece_or_name(token));
+        name.map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned())
+    }
+
     /// BOS tokens at the beginning.
     pub(crate) fn begins(&self, tokens: &[u32]) -> usize {
-        let Some(bos) = self.tokenizer.bos().filter(|_| self.tokenizer.adds_bos()) else { return 0 };
+        let Some(bos) = self.tokenizer.bos() else { return 0 };
         tokens.iter().take_while(|token| **token == bos).count()
     }
 }

@@ -81,9 +81,7 @@ impl Work<'_> {
         let hearing = self.interrupt.hear();
         thread::scope(|scope| match answers {
             Answers::Endpoint(endpoint) => {
-                scope.spawn(|| {
-                    shared.worker(&|unit, plan, prompts| self.ask_endpoint(endpoint, unit, plan, prompts))
-                });
+                scope.spawn(|| shared.worker(&|unit, _, prompts| self.ask_endpoint(endpoint, unit, prompts)));
             }
             Answers::Engines(engines) => {
                 for engine in *engines {
@@ -124,7 +122,9 @@ impl Work<'_> {
     ) -> Result<Answer> {
         let go_on = || !shared.stop.load(Ordering::Relaxed) && !self.interrupt.asked();
         let Some(meant) = &plan.1 else { anyhow::bail!("`{}` is no plan", plan.0) };
-        let audit = self.audit && meant.policy.card.id != "full" && unit.length > 0;
+        let seed =
+            || eunoe_tasks::seed(self.asked.seed, unit.task.card().id, unit.length, unit.sample as u64);
+        let audit = (self.audit && plan.0 != eunoe_report::FULL).then(seed);
         let outcome = Local { engine, plan: meant, go_on: &go_on, audit }.answer(prompts)?;
         Ok(Answer {
             given: outcome.given,
@@ -136,14 +136,8 @@ impl Work<'_> {
         })
     }
 
-    fn ask_endpoint(
-        &self,
-        endpoint: &Endpoint,
-        unit: Unit,
-        _plan: &(String, Option<Plan>),
-        prompts: &[Prompt],
-    ) -> Result<Answer> {
-        let answered = endpoint.answer(unit.task.card().id, prompts)?;
+    fn ask_endpoint(&self, endpoint: &Endpoint, unit: Unit, prompts: &[Prompt]) -> Result<Answer> {
+        let answered = endpoint.answer(unit.task.card().id, prompts, &self.asked.writer.bos())?;
         Ok(Answer {
             given: answered.given,
             prompt_tokens: answered.prompt_tokens,
@@ -174,10 +168,10 @@ impl Shared<'_> {
                 return;
             }
             if let Err(e) = self.unit(*unit, ask) {
-                self.stop.store(true, Ordering::Relaxed);
+                // the others break off because of it, and have nothing to add
                 let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                // the others break off because of it
                 failure.get_or_insert(self.told(e));
+                self.stop.store(true, Ordering::Relaxed);
                 return;
             }
         }
@@ -187,7 +181,10 @@ impl Shared<'_> {
         match e.downcast_ref::<Error>() {
             Some(Error::Interrupted) => {
                 let done = self.progress.items.load(Ordering::Relaxed);
-                let hint = "what was answered is kept with --out: run the same command to go on";
+                let hint = match self.work.folder.is_kept() {
+                    true => "they are kept: run the same command to go on",
+                    false => "nothing is kept without --out",
+                };
                 Interrupted(format!("after {done} of {} answers; {hint}", self.progress.all)).into()
             }
             _ => e,
@@ -244,7 +241,7 @@ fn line(unit: Unit, plan: &str, item: &Item, answer: Answer) -> Line {
         hot_bytes: bill.map_or(0, |bill| bill.live_bytes),
         cold_bytes: bill.map_or(0, |bill| bill.cold_bytes),
         attended_tokens: bill.map_or(0.0, |bill| bill.attended_tokens),
-        attended: bill.map_or(1.0, |bill| bill.attended),
+        attended: bill.map_or(0.0, |bill| bill.attended),
         kept: strips.iter().filter(|head| !head.sliding).map(|head| kept(head.kept, head.seen)).collect(),
         prefill_s: answer.seconds[0],
         decode_s: answer.seconds[1],
