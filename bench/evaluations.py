@@ -15,7 +15,6 @@ from pathlib import Path
 BOOK = "bram-stoker_dracula.txt"
 RECALL = "sinks=16, local=256, memory=128, pass=128, block=64"
 WIDE = "local=256, memory=256, pass=256"
-AUDITED = "niah_single_2_balanced,fwe,niah_multivalue_balanced,needle"
 
 # name: (model, what it shows, arguments of `eunoe eval`)
 EVALUATIONS = {
@@ -36,9 +35,9 @@ EVALUATIONS = {
     ),
     "budgets": (
         "smollm2-135m",
-        "Six unlike policies on six tasks at four budgets.",
+        "Six unlike policies on five tasks at four budgets.",
         {
-            "--tasks": "niah_single_2_balanced,niah_multivalue_balanced,multi_question,fwe,perplexity,mass_recall",
+            "--tasks": "niah_single_2_balanced,niah_multivalue_balanced,fwe,perplexity,mass_recall",
             "--lengths": "2048",
             "--samples": "13",
             "--budget": "50%,25%,12.5%,6.25%",
@@ -59,7 +58,7 @@ EVALUATIONS = {
         "qwen2.5-coder-0.5b",
         "A larger model at 4K and 8K.",
         {
-            "--tasks": "niah_multikey_1_balanced,multi_question,perplexity",
+            "--tasks": "niah_multikey_1_balanced,perplexity",
             "--lengths": "4096,8192",
             "--samples": "6",
             "--budget": "25%",
@@ -71,39 +70,15 @@ EVALUATIONS = {
         "",
         {
             "--audit": None,
-            "--tasks": AUDITED,
-            "--lengths": "2048",
-            "--samples": "16",
-            "--budget": "50%,12.5%",
+            "--tasks": "niah_single_2_balanced,fwe,niah_multivalue_balanced,needle",
+            "--lengths": "1024",
+            "--samples": "14",
+            "--budget": "50%",
             "--kv": "streaming_llm;snapkv;duo_attention",
         },
     ),
-    "audit2": (
-        "smollm2-135m",
-        "",
-        {
-            "--audit": None,
-            "--tasks": AUDITED,
-            "--lengths": "1024",
-            "--samples": "34",
-            "--seed": "1",
-            "--budget": "25%",
-            "--kv": "a2sf",
-        },
-    ),
-    "ladder": (
-        "smollm2-135m",
-        "",
-        {
-            "--audit": None,
-            "--tasks": "niah_single_2_balanced",
-            "--lengths": "4096",
-            "--samples": "6",
-            "--kv": ";".join(f"em_llm(local=256, memory={slots}, pass=256)" for slots in (256, 512, 1024)),
-        },
-    ),
 }
-AUDITS = ["audit", "audit2", "ladder"]
+AUDITS = ["audit"]
 
 
 def run(args, name):

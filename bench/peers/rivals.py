@@ -266,14 +266,15 @@ def call(argv):
 
 
 def parity(args):
-    """What ruler_rules.py says of every answer of ours, and of one more task of theirs."""
-    folders = [run_of(side, args.lengths[0], args.seeds[0], args.share).folder(args.out) for side in (DEFAULT, EXACT)]
+    """What ruler_rules.py says of every answer of ours, and of those to a task where its two rules can part."""
+    folders = [run.folder(args.out) for run in runs(args) if run.label in (DEFAULT, EXACT)]
     for model in [args.model, *args.parity_model]:
         run = Run(f"{model.stem} {PARITY_TASK}", args.lengths[0], args.seeds[0], None)
         folders.append(run.folder(args.out))
         call([*eval_command(args, [PARITY_TASK], run, folders[-1]), "-m", str(model), "--kv", "full"])
     names = [str(folder.relative_to(args.out) / "items.jsonl") for folder in folders]
-    argv = [args.kvpress_python, str(HERE / "ruler_rules.py"), "--items", *names]
+    # Not resolved: a virtual environment's Python is a link.
+    argv = [os.path.abspath(args.kvpress_python), str(HERE / "ruler_rules.py"), "--items", *names]
     told = subprocess.run(argv, cwd=args.out, capture_output=True, text=True)
     (args.out / "parity.txt").write_text(told.stdout, encoding="utf-8")
     if told.returncode:
@@ -395,9 +396,9 @@ def verdict(beside):
     (better, worse), (low, high) = beside.parted(), interval(beside.diffs())
     if not better + worse:
         return "same score on every item"
-    if low <= 0 <= high:
-        return "within noise"
     p = sign_test(better, worse)
+    if low <= 0 <= high:
+        return "within noise" + (f", but items part one way (sign test p = {p:.2f})" if p <= 0.05 else "")
     few = f", but few items part (sign test p = {p:.2f})" if p > 0.05 else ""
     return ("ours higher" if low > 0 else "theirs higher") + few
 
@@ -504,29 +505,29 @@ def page(out, settings, found):
         "",
         "# Beside the rivals",
         "",
-        f"`{settings['model']}` (sha256 {digest[:12]}…), {settings['samples']} items of each task and length at each seed",
-        f"({seeds}).",
+        f"`{settings['model']}` (sha256 {digest[:12]}…), {settings['samples']} items of each task and length at each",
+        f"seed ({seeds}).",
         f"{'; '.join(settings['versions'])}.",
         "",
         "```",
         settings["command"],
         "```",
         "",
-        "llama.cpp by its own server, kvpress behind a server of ours (`bench/peers/README.md`); both answer the",
-        "very prompts that our plans answer, and all answers are marked by our tasks. Scores in percent, differences",
-        "item by item, with a 95 % bootstrap interval; where it contains 0, the reading is noise. An interval of so few",
-        "items is rough, so a sign test over the items that part is told where it does not agree. kvpress works once, at",
-        "the end of the prompt, with the question in view. The published modes of our plans (`prefill=dense`) do so too;",
-        "the others (`@`) have forgotten before the question comes.",
+        "llama.cpp by its own server, kvpress behind a server of ours (`bench/peers/README.md`); both answer the very",
+        "prompts that our plans answer, and all answers are marked by our tasks. Scores in percent, differences item",
+        "by item, with a 95 % bootstrap interval; where it contains 0, the reading is noise. An interval of so few",
+        "items is rough, so a sign test over the items that part is told where it does not agree. kvpress works once,",
+        "at the end of the prompt, with the question in view. The published modes of our plans (`prefill=dense`) do",
+        "so too; the others (`@`) have forgotten before the question comes.",
         "",
         "Beside llama.cpp ours runs in its default arithmetic: 8-bit activations on both sides. Beside kvpress ours",
         "runs `--exact`, in f32 as kvpress does. One row each has the other of the two, so that rounding can be told",
-        "from forgetting. `hooks` are rows of ours: our rule, written with kvpress's hooks, so that the rule can be told",
-        "from everything else.",
+        "from forgetting. `hooks` are rows of ours: our rule, written with kvpress's hooks, so that the rule can be",
+        "told from everything else.",
         "",
-        "MiB: most bytes of keys and values at any moment while the prompt is read and answered, on average; ours with",
-        "the positions it keeps. `--exact` holds f32, as kvpress does; else ours holds 16 bits where no codec is named,",
-        "and kvpress's are counted so too. kvpress trims layer by layer, so that one layer is whole at a time.",
+        "MiB: most bytes of keys and values at any moment while the prompt is read and answered, on average; ours",
+        "with the positions it keeps. `--exact` holds f32, as kvpress does; else ours holds 16 bits where no codec is",
+        "named, and kvpress's are counted so too. kvpress trims layer by layer, so that one layer is whole at a time.",
         "llama.cpp's are its blocks for the prompt, not the whole context that it allocates.",
         "",
     ]

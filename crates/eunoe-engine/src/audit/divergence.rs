@@ -117,17 +117,26 @@ impl Divergence {
 /// Standard normal, 97.5 %.
 const Z: f64 = 1.959_963_985;
 
-/// Mean of values of which most are small and few large: the interval is symmetric in its logarithm.
+/// Mean of values of which most are small and few large. Each end lies as far from the mean in its logarithm as a normal mean
+/// would; the upper one as if one more row had been seen, of twice the largest value: what is rare was mostly not drawn.
 fn mean_of(values: &[f64], of: usize) -> Estimate {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n.max(1.0);
-    let spread = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    let error = (spread / n.max(1.0) * left(values.len(), of)).sqrt();
-    if mean <= 0.0 {
-        return Estimate { mean: 0.0, ci: [0.0; 2] };
+    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    if mean <= 0.0 || values.len() >= of {
+        return Estimate { mean, ci: [mean; 2] };
     }
-    let factor = (Z * error / mean).exp();
-    Estimate { mean, ci: [mean / factor, mean * factor] }
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    let one_more: Vec<f64> = values.iter().copied().chain([2.0 * largest]).collect();
+    let [_, upper] = log_normal(&one_more, of);
+    Estimate { mean, ci: [log_normal(values, of)[0], upper] }
+}
+
+/// The 95 % interval of a mean, symmetric in its logarithm.
+fn log_normal(values: &[f64], of: usize) -> [f64; 2] {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let spread = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    let factor = (Z * (spread / n * left(values.len(), of)).sqrt() / mean).exp();
+    [mean / factor, mean * factor]
 }
 
 /// Share of `n` rows, Wilson's interval.
@@ -144,7 +153,7 @@ fn share_of(count: f64, n: usize, of: usize) -> Estimate {
 
 /// What is left of a variance when `n` of `of` rows were looked at.
 fn left(n: usize, of: usize) -> f64 {
-    1.0 - n as f64 / (of.max(1) as f64)
+    (1.0 - n as f64 / (of.max(1) as f64)).max(0.0)
 }
 
 #[cfg(test)]
@@ -194,9 +203,9 @@ mod tests {
         let got = Divergence::blend(&drawn, &sampled, &[of(1.0, true), of(2.0, false)]);
         assert!((got.kl_mean - 0.7).abs() < NEAR && (got.top1_agreement - 0.5).abs() < NEAR, "{got:?}");
         assert_eq!((got.rows, got.sampled), (10, 6));
-        // s² = 4 · 0.0625 / 3 = 1/12, error = √(1/12 / 4 · (1 - 4/8)) = 0.102062; factor exp(1.96 · 0.102062 / 0.5) = 1.491929
-        let factor = 1.491_929f64;
-        let want = [0.5 / factor, 0.5 * factor].map(|x| x * 0.8 + 0.3);
+        // below: s² = 4 · 0.0625 / 3, error √(1/12 / 4 · (1 - 4/8)) = 0.102062, 0.5 / exp(1.96 · 0.102062 / 0.5) = 0.335137;
+        // above, with a fifth of 1.5: mean 0.7, s² = 1.05 / 4, error √(0.2625 / 5 · (1 - 5/8)) = 0.140312, 0.7 · 1.481219
+        let want = [0.335_137, 0.7 * 1.481_219].map(|x: f64| x * 0.8 + 0.3);
         assert!(got.kl_ci.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-4), "{got:?} {want:?}");
     }
 
