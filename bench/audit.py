@@ -54,7 +54,7 @@ def audited(line):
 def foreseen(line):
     """The measurements of `run --escalate`, which reads no full memory."""
     o = line["audit"]["outlook"]
-    return [o["log_prob_mean"], o["log_prob_min"], o["canaries_lost"], o["gone"]]
+    return [o["log_prob_mean"], o["log_prob_min"], o["canaries_lost"]]
 
 
 def fit(x, y):
@@ -148,8 +148,8 @@ def write_weights(path, audit, outlook):
 
 /// Of ln(KL of the answer), disagreement of the answer, forgotten mass, lost canaries, ln(KL of the whole).
 pub(super) const AUDIT: [f64; 6] = [{show(audit)}];
-/// Of the mean and the least log-probability of the answer, lost canaries, share of slots that are gone.
-pub(super) const OUTLOOK: [f64; 5] = [{show(outlook)}];
+/// Of the mean and the least log-probability of the answer, lost canaries.
+pub(super) const OUTLOOK: [f64; 4] = [{show(outlook)}];
 """,
         encoding="utf-8",
     )

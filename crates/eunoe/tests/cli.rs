@@ -25,7 +25,8 @@ fn help_is_an_answer_and_no_arguments_are_not() {
 #[test]
 fn a_wrong_argument_is_one_line_and_exit_code_2() {
     let bench = Bench::new();
-    for args in [&["lst"][..], &["list", "--jsn"], &["list", "--threads", "0"], &["list", "tasks"], &["pull"]]
+    for args in
+        [&["lst"][..], &["list", "--jsn"], &["list", "--threads", "0"], &["list", "mehtods"], &["pull"]]
     {
         let output = bench.run(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");

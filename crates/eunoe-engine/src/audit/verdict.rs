@@ -81,7 +81,7 @@ impl Outlook {
         let lost = of.iter().filter(|has| !**has).count();
         let canaries_lost = lost as f64 / of.len().max(1) as f64;
         let is_planted = recited.is_some();
-        let x = [log_prob_mean, log_prob_min, canaries_lost, gone];
+        let x = [log_prob_mean, log_prob_min, canaries_lost];
         // where nothing is gone, nothing is lost
         let risk = match gone > 0.0 {
             true => at_least_doubt(logistic(&weights::OUTLOOK, &x), is_planted),

@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long, value_name = "S", default_value = "0")]
     seed: u64,
 
-    /// Audit every written answer (slower)
+    /// Audit every answer that is written to a single question, but those of `full` (several times slower)
     #[arg(long)]
     audit: bool,
 
@@ -447,7 +447,7 @@ fn render(rows: &[Row], dir: Option<&Path>) -> String {
             percent(row.score),
             diff,
             ci,
-            units::bytes(row.kv_bytes),
+            if row.kv_bytes == 0 { "-".into() } else { units::bytes(row.kv_bytes) },
             row.kept.map_or_else(|| "-".into(), |kept| format!("{} %", percent(kept))),
             format!("{:.2}", row.prefill_s + row.decode_s),
             flag.into(),
