@@ -180,7 +180,7 @@ def ladders(lines, full, weights, threshold):
 
 def plot(path, curves):
     """A reliability diagram: mean risk told against the share that was harmed."""
-    size, edge = 360, 44
+    size, edge = 380, 60
     at = lambda x, y: (edge + x * (size - 2 * edge), size - edge - y * (size - 2 * edge))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" font-family="system-ui, sans-serif" '

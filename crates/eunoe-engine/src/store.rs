@@ -230,6 +230,10 @@ impl Kv {
             self.ledger.give((gone * head.strip.layout().bytes()) as u64);
         }
         self.ledger.peak = self.ledger.live;
+        self.met = Met::default();
+        let strips =
+            self.layers.iter().filter(|l| l.policy_layer.is_some()).map(|l| l.heads.len()).sum::<usize>();
+        (0..strips).for_each(|_| self.met.add(to as usize, 0, 0));
         self.next = to;
         true
     }
