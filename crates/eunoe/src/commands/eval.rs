@@ -415,7 +415,8 @@ fn jobs(args: &Args, ctx: &Context, model: &Path, kv_bytes: u64) -> Result<usize
     }
     // each worker holds the weights, repacked
     let weights = fs::metadata(model).map_or(1, |m| m.len()).saturating_mul(3) / 2;
-    let fitting = (allowed / (weights + kv_bytes)).max(1) as usize;
+    let free = memory::allowed(None).unwrap_or(allowed);
+    let fitting = (free / (weights + kv_bytes)).max(1) as usize;
     Ok(ctx.threads.min(fitting).min(most))
 }
 

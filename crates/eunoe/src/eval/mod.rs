@@ -43,7 +43,7 @@ impl Asked<'_> {
             count: &|text| self.writer.tokenizer.encode(text).len(),
             sources: self.sources,
         };
-        let of = || format!("task `{}` at {length} tokens", task.card().id);
+        let of = || format!("task `{}` at {length} tokens, item {sample}", task.card().id);
         let item = task.draw(&draw).with_context(of)?;
         let prompts = self.writer.prompts(task, &item, length).with_context(of)?;
         Ok((item, prompts))
