@@ -236,6 +236,21 @@ fn a_policy_that_itself_remembers_has_no_copy() {
 }
 
 #[test]
+fn an_audit_stands_where_full_memory_has_no_room_for_planted_sentences() {
+    let engine = LLAMA.open(2, 512);
+    let whole = text(4096);
+    let (tokens, answer) = whole.split_at(4090);
+    let prompt = "A sentence is here. ".repeat(204);
+    let length = Length { prompt: 4090, longest: 4096 };
+    let subject = Subject { prompt: &prompt, content: 0..prompt.len(), tokens, answer, length };
+    let settings = AuditSettings { samples: 4, ..AuditSettings::default() };
+    // rank positions know no window; full memory ends at 4096
+    let got = engine.audit(&plan("streaming_llm @ 32tok"), &subject, &settings, &mut |_| true).unwrap();
+    assert!(got.canaries.is_none() && got.canaries_note.unwrap().contains("4096"));
+    assert!(got.risk >= 0.15 && !got.outlook.is_planted, "doubt at least");
+}
+
+#[test]
 fn what_cannot_be_audited_is_refused() {
     let engine = LLAMA.open(1, 64);
     let settings = AuditSettings::default();

@@ -135,15 +135,16 @@ impl Engine {
         let both = self.read_both(plan, subject, settings, go_on)?;
         let done = subject.work() / 2;
         let bill = &both.bill;
-        let ours = self.planted(plan, bill, subject, settings, &mut |n| go_on(done + n));
-        let (ours, canaries, canaries_note) = match ours {
+        let mut recited = || {
+            let ours = self.planted(plan, bill, subject, settings, &mut |n| go_on(done + n))?;
+            let Some((planted, ours)) = ours else { return Ok(None) };
+            let done = done + planted.tokens.len();
+            let full = self.recites(&Plan::parse("full")?, &planted, &mut |n| go_on(done + n))?;
+            Ok(Some((Canaries::new(&full, &ours), ours)))
+        };
+        let (ours, canaries, canaries_note) = match recited() {
+            Ok(Some((canaries, ours))) => (Some(ours), Some(canaries), None),
             Ok(None) => (None, None, None),
-            Ok(Some((planted, ours))) => {
-                let done = done + planted.tokens.len();
-                let full = self.recites(&Plan::parse("full")?, &planted, &mut |n| go_on(done + n))?;
-                let canaries = Canaries::new(&full, &ours);
-                (Some(ours), Some(canaries), None)
-            }
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(e) => (None, None, Some(e.to_string())),
         };

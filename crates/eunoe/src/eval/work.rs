@@ -302,9 +302,10 @@ impl Progress {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.elapsed() >= TELL {
             *told = Instant::now();
-            let done = self.bar.position().max(1);
+            let at = self.bar.position();
+            let done = at.saturating_sub(self.skipped.load(Ordering::Relaxed)).max(1);
             let left =
-                self.start.elapsed().as_secs_f64() * self.tokens.saturating_sub(done) as f64 / done as f64;
+                self.start.elapsed().as_secs_f64() * self.tokens.saturating_sub(at) as f64 / done as f64;
             eprintln!("{items} of {} answers, about {:.0} min left", self.all, (left / 60.0).ceil());
         }
     }
