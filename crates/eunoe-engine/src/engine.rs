@@ -393,6 +393,11 @@ fn most_rows(session: &Session) -> (usize, &'static str) {
     }
 }
 
+/// The likeliest token; of equals the first.
+pub fn likeliest(logits: &[f32]) -> Option<usize> {
+    (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+}
+
 /// `ln P(token)` under `logits`.
 pub fn log_prob(logits: &[f32], token: u32) -> f32 {
     (f64::from(logits[token as usize]) - log_sum_exp(logits)) as f32

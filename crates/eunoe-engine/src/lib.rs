@@ -25,7 +25,7 @@ mod view;
 pub use audit::{Audit, Canaries, Divergence, Outlook, Passage, Settings as AuditSettings, Subject, Verdict};
 pub use bench::{Bench, Event, Hear, Limits, Point, Row};
 pub use bill::{Bill, HeadBill, Rung};
-pub use engine::{Engine, GoOn, Options, Session, log_prob, log_sum_exp};
+pub use engine::{Engine, GoOn, Options, Session, likeliest, log_prob, log_sum_exp};
 pub use eunoe_kernels::matmul::Arithmetic;
 pub use generate::{Answer, FinishReason, Request, TokenLogProb};
 pub use layout::{Layout, Length, full_bytes, policy_shape};

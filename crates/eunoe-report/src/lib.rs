@@ -15,7 +15,7 @@ mod svg;
 mod units;
 
 pub use html::{Extra, page};
-pub use load::{ITEMS, MANIFEST, load};
+pub use load::{ITEMS, MANIFEST, lines, load};
 pub use markdown::markdown;
 pub use records::{Line, Machine, Manifest, ModelInfo, Sample, SourceFile};
 pub use rows::{FULL, Row, rows};

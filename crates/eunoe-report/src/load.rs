@@ -41,7 +41,10 @@ fn offset(bytes: &[u8], why: &serde_json::Error) -> u64 {
 }
 
 /// The lines of a file named `name` in errors.
-fn lines(bytes: &[u8], name: &str) -> Result<Vec<Line>> {
+///
+/// # Errors
+/// As [`load`].
+pub fn lines(bytes: &[u8], name: &str) -> Result<Vec<Line>> {
     let mut found = Vec::new();
     let mut start = 0;
     for (at, text) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {

@@ -1,7 +1,6 @@
 //! Sentences planted in a copy of the prompt: whether a memory still has them at its end.
 
-use super::divergence::likeliest;
-use crate::engine::{Engine, GoOn};
+use crate::engine::{Engine, GoOn, likeliest};
 use crate::layout::Length;
 use crate::score::count;
 use eunoe_core::{Error, Result};

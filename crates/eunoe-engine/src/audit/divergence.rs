@@ -1,6 +1,6 @@
 //! How far a plan's distributions are from those of full memory: sampled rows, and an interval for all of them.
 
-use crate::engine::{Engine, log_sum_exp};
+use crate::engine::{Engine, likeliest, log_sum_exp};
 use serde::Serialize;
 
 /// A mean over rows.
@@ -81,11 +81,6 @@ fn pair(full: &[f32], plan: &[f32], next: Option<u32>) -> Pair {
         .sum();
     let log_prob = next.map_or(0.0, |token| f64::from(plan[token as usize]) - q);
     Pair { kl: kl.max(0.0), agrees: likeliest(full) == likeliest(plan), log_prob }
-}
-
-/// The likeliest token; of equals the first.
-pub(super) fn likeliest(logits: &[f32]) -> Option<usize> {
-    (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
 }
 
 impl Divergence {

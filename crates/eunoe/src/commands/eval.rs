@@ -92,7 +92,7 @@ pub struct Args {
     out: Option<PathBuf>,
 
     /// Take tasks, lengths, plans, samples and seed from the manifest of another run, and make it again
-    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["tasks", "lengths", "kv", "samples", "seed", "audit", "exact"])]
+    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["tasks", "lengths", "kv", "budget", "samples", "seed", "audit", "exact"])]
     again: Option<PathBuf>,
 
     /// Items at a time, each with its share of the threads [default: as many as there are threads and memory for]

@@ -167,12 +167,6 @@ fn read_lines(file: &mut File, path: &Path) -> Result<Vec<Line>> {
     if whole < bytes.len() {
         file.set_len(whole as u64).with_context(|| cannot("write", path))?;
     }
-    let text = bytes[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty());
-    text.enumerate()
-        .map(|(i, line)| {
-            serde_json::from_slice(line).with_context(|| {
-                format!("`{}`, line {}: not a result; give another --out", path.display(), i + 1)
-            })
-        })
-        .collect()
+    eunoe_report::lines(&bytes[..whole], &path.display().to_string())
+        .context("these are no answers to go on from: give another --out")
 }

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use eunoe_core::Error;
-use eunoe_engine::{AuditSettings, Bill, Engine, Length, Request, Session, Subject, full_bytes, log_prob};
+use eunoe_engine::{
+    AuditSettings, Bill, Engine, Length, Request, Session, Subject, full_bytes, likeliest, log_prob,
+};
 use eunoe_kv::{Budget, Plan};
 use eunoe_tasks::Given;
 
@@ -155,13 +157,10 @@ impl Local<'_> {
 
     /// `-ln P` of each token of a continuation, and whether it was the likeliest.
     fn predict(&self, session: &mut Session, rest: &[u32]) -> Result<(Vec<f32>, Vec<bool>)> {
-        let (mut nats, mut likeliest) = (Vec::with_capacity(rest.len()), Vec::with_capacity(rest.len()));
+        let (mut nats, mut greedy) = (Vec::with_capacity(rest.len()), Vec::with_capacity(rest.len()));
         let mut weigh = |logits: &[f32], token: u32| {
             nats.push(-log_prob(logits, token));
-            let of = logits[token as usize];
-            // of equals the first
-            likeliest
-                .push(logits.iter().enumerate().all(|(t, l)| *l < of || (*l == of && t >= token as usize)));
+            greedy.push(likeliest(logits) == Some(token as usize));
         };
         if let Some(first) = rest.first() {
             weigh(session.logits(), *first);
@@ -172,7 +171,7 @@ impl Local<'_> {
                 weigh(logits, rest[row + 1]);
             })?;
         }
-        Ok((nats, likeliest))
+        Ok((nats, greedy))
     }
 
     fn attend(&self, length: Length, tokens: &[u32], next: &[u32]) -> Result<Outcome> {
