@@ -57,6 +57,7 @@ pub(crate) fn manifest(plans: &[&str], tasks: &[&str], lengths: &[usize], sample
         audit: false,
         exact: false,
         sources: vec![SourceFile { name: "built in".into(), sha256: "fedcba9876543210".repeat(4) }],
+        heads: None,
         machine: Machine {
             cpu: "Imaginary Processor 9000".into(),
             isa: "avx512".into(),

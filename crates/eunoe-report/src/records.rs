@@ -29,6 +29,9 @@ pub struct Manifest {
     pub exact: bool,
     /// Texts and questions.
     pub sources: Vec<SourceFile>,
+    /// Checksum of the profile of the model's heads, where a plan splits them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<String>,
     /// Where it ran.
     pub machine: Machine,
     /// The first item of each task and length, as the model read it.

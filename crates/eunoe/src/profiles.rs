@@ -51,6 +51,15 @@ pub(crate) fn find(model: &Path) -> Result<Option<Profile>> {
     Ok(all.into_iter().find(|p| p.sha256 == sha256))
 }
 
+/// Checksum of the profile that plans split heads by, if one does.
+///
+/// # Errors
+/// None on well-formed profiles.
+pub(crate) fn digest<'a>(mut plans: impl Iterator<Item = &'a Plan>) -> Result<Option<String>> {
+    let Some(profile) = plans.find_map(|plan| plan.profile.as_ref()) else { return Ok(None) };
+    Ok(Some(pull::sha256_of_bytes(&serde_json::to_vec(profile.as_ref())?)))
+}
+
 /// Writes a profile where [`attach`] finds it.
 ///
 /// # Errors

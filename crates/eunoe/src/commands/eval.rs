@@ -9,16 +9,16 @@ use clap::builder::NonEmptyStringValueParser;
 use eunoe_engine::{Arithmetic, Engine, Length, Options, full_bytes, policy_shape};
 use eunoe_kv::Plan;
 use eunoe_report::{Machine, Manifest, ModelInfo, Row, SourceFile};
-use eunoe_tasks::{Sources, Task};
+use eunoe_tasks::Sources;
 use serde::Serialize;
 
 use super::demo;
 use crate::context::Context;
 use crate::eval::{
-    Answers, Asked, Endpoint, Folder, Work, Writer, is_address, plans, replace, tasks, under_budgets,
+    Answers, Asked, Endpoint, Folder, Grid, Work, Writer, is_address, plans, replace, tasks, under_budgets,
 };
 use crate::interrupt::Interrupt;
-use crate::{memory, models, open, out, pull, units};
+use crate::{memory, models, open, out, profiles, pull, units};
 
 /// What lengths may be asked for.
 const LENGTHS: RangeInclusive<usize> = 64..=16_777_216;
@@ -129,9 +129,9 @@ struct Printed<'a> {
 /// Unknown tasks, plans that do not hold the lengths, files that cannot be read, another evaluation in the folder, or an
 /// interruption.
 pub fn run(args: &Args, ctx: &Context) -> Result<()> {
-    let asked = Grid::of(args)?;
+    let asked = grid(args)?;
     let (sources, files) = sources(&args.file)?;
-    if let Some(of) = asked.sources.as_ref().filter(|of| **of != files) {
+    if let Some(of) = asked.again.as_ref().map(|m| &m.sources).filter(|of| **of != files) {
         let names: Vec<&str> = of.iter().skip(1).map(|file| file.name.as_str()).collect();
         match names.is_empty() {
             true => bail!(
@@ -155,58 +155,40 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     }
 }
 
-/// Tasks × lengths × plans, from the command line or a manifest.
-struct Grid {
-    tasks: Vec<&'static dyn Task>,
-    lengths: Vec<usize>,
-    plans: Vec<String>,
-    samples: usize,
-    seed: u64,
-    audit: bool,
-    exact: bool,
-    /// Files that a manifest names.
-    sources: Option<Vec<SourceFile>>,
-    /// Checksum of the model that a manifest names.
-    sha256: Option<String>,
-}
-
-impl Grid {
-    fn of(args: &Args) -> Result<Self> {
-        let Some(path) = &args.again else {
-            let mut lengths: Vec<usize> = args.lengths.iter().map(|n| *n as usize).collect();
-            lengths.sort_unstable();
-            lengths.dedup();
-            return Ok(Self {
-                tasks: tasks(&args.tasks)?,
-                lengths,
-                plans: args.kv.iter().map(|plan| plan.trim().to_owned()).collect(),
-                samples: args.samples as usize,
-                seed: args.seed,
-                audit: args.audit,
-                exact: args.exact,
-                sources: None,
-                sha256: None,
-            });
-        };
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let manifest: Manifest = serde_json::from_str(&text)
-            .with_context(|| format!("`{}` is no manifest of `eunoe eval`", path.display()))?;
-        let lengths = manifest.lengths.iter().all(|n| LENGTHS.contains(n));
-        if !lengths || !(1..=SAMPLES).contains(&manifest.samples) || manifest.plans.is_empty() {
-            bail!("`{}` asks for lengths, samples or plans that cannot be", path.display());
-        }
-        Ok(Self {
-            tasks: tasks(&manifest.tasks)?,
-            lengths: manifest.lengths,
-            plans: manifest.plans,
-            samples: manifest.samples,
-            seed: manifest.seed,
-            audit: manifest.audit,
-            exact: manifest.exact,
-            sources: Some(manifest.sources),
-            sha256: manifest.model.sha256,
-        })
+/// What is asked for.
+fn grid(args: &Args) -> Result<Grid> {
+    let Some(path) = &args.again else {
+        let mut lengths: Vec<usize> = args.lengths.iter().map(|n| *n as usize).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        return Ok(Grid {
+            tasks: tasks(&args.tasks)?,
+            lengths,
+            plans: args.kv.iter().map(|plan| plan.trim().to_owned()).collect(),
+            samples: args.samples as usize,
+            seed: args.seed,
+            audit: args.audit,
+            exact: args.exact,
+            again: None,
+        });
+    };
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let manifest: Manifest = serde_json::from_str(&text)
+        .with_context(|| format!("`{}` is no manifest of `eunoe eval`", path.display()))?;
+    let lengths = manifest.lengths.iter().all(|n| LENGTHS.contains(n));
+    if !lengths || !(1..=SAMPLES).contains(&manifest.samples) || manifest.plans.is_empty() {
+        bail!("`{}` asks for lengths, samples or plans that cannot be", path.display());
     }
+    Ok(Grid {
+        tasks: tasks(&manifest.tasks)?,
+        lengths: manifest.lengths.clone(),
+        plans: manifest.plans.clone(),
+        samples: manifest.samples,
+        seed: manifest.seed,
+        audit: manifest.audit,
+        exact: manifest.exact,
+        again: Some(manifest),
+    })
 }
 
 /// Texts and questions, and what they were made from.
@@ -253,14 +235,7 @@ fn on_endpoint(
     let template = eunoe_model::chat::ChatTemplate::from_gguf(&gguf)?;
     let endpoint = Endpoint::connect(base, args.served.as_deref())?;
     let writer = Writer { tokenizer: &tokenizer, template: template.as_ref() };
-    let asked = Asked {
-        tasks: grid.tasks.clone(),
-        lengths: grid.lengths.clone(),
-        samples: grid.samples,
-        seed: grid.seed,
-        sources,
-        writer,
-    };
+    let asked = Asked { grid, sources, writer };
     let model = ModelInfo {
         name: format!("{base} ({})", endpoint.model),
         sha256: Some(pull::sha256(&open::file(of)?)?),
@@ -271,7 +246,7 @@ fn on_endpoint(
     };
     let plans = [(args.label.clone(), None)];
     let machine = machine("", 1, 0);
-    finish(args, ctx, grid, &asked, &plans, (model, files, machine), &Answers::Endpoint(&endpoint), interrupt)
+    finish(args, ctx, &asked, &plans, (model, files, machine), &Answers::Endpoint(&endpoint), interrupt)
 }
 
 fn on_engine(
@@ -287,7 +262,7 @@ fn on_engine(
     }
     let path = open::file(&args.model)?;
     let sha256 = pull::sha256(&path)?;
-    if grid.sha256.as_ref().is_some_and(|of| *of != sha256) {
+    if grid.again.as_ref().is_some_and(|of| of.model.sha256.as_ref() != Some(&sha256)) {
         bail!("the manifest was made with another model than `{}`", args.model.display());
     }
     let config = eunoe_model::Config::from_gguf(&open::header(&args.model)?)?;
@@ -326,15 +301,12 @@ fn on_engine(
         context: engine.config().context,
     };
     let asked = Asked {
-        tasks: grid.tasks.clone(),
-        lengths: grid.lengths.clone(),
-        samples: grid.samples,
-        seed: grid.seed,
+        grid: &grid,
         sources,
         writer: Writer { tokenizer: &engine.tokenizer, template: engine.template.as_ref() },
     };
     let machine = machine(&format!("{:?}", engine.model.backend.isa).to_lowercase(), jobs, threads);
-    finish(args, ctx, &grid, &asked, &plans, (model, files, machine), &Answers::Engines(&engines), interrupt)
+    finish(args, ctx, &asked, &plans, (model, files, machine), &Answers::Engines(&engines), interrupt)
 }
 
 fn open_one(path: &Path, options: Options) -> Result<Engine> {
@@ -342,28 +314,34 @@ fn open_one(path: &Path, options: Options) -> Result<Engine> {
 }
 
 /// Answers what is missing, and prints the rows.
-#[allow(clippy::too_many_arguments, reason = "an evaluation is what it is")]
 fn finish(
     args: &Args,
     ctx: &Context,
-    grid: &Grid,
     asked: &Asked<'_>,
     plans: &[(String, Option<Plan>)],
     (model, sources, machine): (ModelInfo, Vec<SourceFile>, Machine),
     answers: &Answers<'_>,
     interrupt: &Interrupt,
 ) -> Result<()> {
+    let grid = asked.grid;
+    let heads = profiles::digest(plans.iter().filter_map(|(_, plan)| plan.as_ref()))?;
+    if grid.again.as_ref().is_some_and(|of| of.heads != heads) {
+        bail!(
+            "the manifest was made with another profile of the model's heads (`eunoe probe retrieval_heads`)"
+        );
+    }
     let manifest = Manifest {
         eunoe: env!("CARGO_PKG_VERSION").into(),
         model,
         plans: plans.iter().map(|(name, _)| name.clone()).collect(),
-        tasks: asked.tasks.iter().map(|t| t.card().id.into()).collect(),
-        lengths: asked.lengths.clone(),
-        samples: asked.samples,
-        seed: asked.seed,
+        tasks: grid.tasks.iter().map(|t| t.card().id.into()).collect(),
+        lengths: grid.lengths.clone(),
+        samples: grid.samples,
+        seed: grid.seed,
         audit: grid.audit,
         exact: grid.exact,
         sources,
+        heads,
         machine,
         first: asked.first()?,
     };
@@ -374,7 +352,7 @@ fn finish(
     if folder.done() > 0 {
         eprintln!("note: {} answers are there already, the others follow", folder.done());
     }
-    Work { asked, plans, audit: grid.audit, folder: &folder, interrupt }.run(answers)?;
+    Work { asked, plans, folder: &folder, interrupt }.run(answers)?;
     let rows = eunoe_report::rows(&manifest, &folder.lines());
     if let Some(dir) = &args.out {
         replace(&dir.join("rows.json"), &(serde_json::to_string_pretty(&rows)? + "\n"))?;

@@ -147,6 +147,7 @@ fn differs(old: &Manifest, new: &Manifest) -> Option<String> {
         () if old.audit != new.audit => say("audit", &old.audit, &new.audit),
         () if old.exact != new.exact => say("exact", &old.exact, &new.exact),
         () if old.sources != new.sources => say("files", &old.sources, &new.sources),
+        () if old.heads != new.heads => say("profile of the heads", &old.heads, &new.heads),
         () if old.first != new.first => {
             Some("other prompts, from another tokenizer or other wordings".into())
         }

@@ -5,10 +5,24 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use eunoe_kv::{Claim, Plan};
+use eunoe_report::Manifest;
 use eunoe_tasks::{GROUPS, LIST, Task};
 
 use crate::nearest::nearest;
 use crate::profiles;
+
+/// Tasks × lengths × plans, from the command line or a manifest.
+pub(crate) struct Grid {
+    pub(crate) tasks: Vec<&'static dyn Task>,
+    pub(crate) lengths: Vec<usize>,
+    pub(crate) plans: Vec<String>,
+    pub(crate) samples: usize,
+    pub(crate) seed: u64,
+    pub(crate) audit: bool,
+    pub(crate) exact: bool,
+    /// The run that is made again.
+    pub(crate) again: Option<Manifest>,
+}
 
 /// The tasks of these names; groups stand for theirs.
 pub(crate) fn tasks(names: &[String]) -> Result<Vec<&'static dyn Task>> {

@@ -9,7 +9,7 @@ mod work;
 
 pub(crate) use endpoint::{Endpoint, is_address};
 pub(crate) use folder::{Folder, replace};
-pub(crate) use grid::{plans, tasks, under_budgets};
+pub(crate) use grid::{Grid, plans, tasks, under_budgets};
 pub(crate) use prompt::Writer;
 pub(crate) use work::{Answers, Work};
 
@@ -21,10 +21,7 @@ use prompt::Prompt;
 
 /// What is asked: the same items for every plan.
 pub(crate) struct Asked<'a> {
-    pub(crate) tasks: Vec<&'static dyn Task>,
-    pub(crate) lengths: Vec<usize>,
-    pub(crate) samples: usize,
-    pub(crate) seed: u64,
+    pub(crate) grid: &'a Grid,
     pub(crate) sources: &'a Sources,
     pub(crate) writer: Writer<'a>,
 }
@@ -38,7 +35,7 @@ impl Asked<'_> {
         let draw = Draw {
             length,
             overhead: self.writer.overhead(task)?,
-            seed: self.seed,
+            seed: self.grid.seed,
             sample,
             count: &|text| self.writer.tokenizer.encode(text).len(),
             sources: self.sources,
@@ -55,7 +52,9 @@ impl Asked<'_> {
     /// Those of [`Asked::item`].
     pub(crate) fn first(&self) -> Result<Vec<Sample>> {
         let mut first = Vec::new();
-        for (task, length) in self.tasks.iter().flat_map(|t| self.lengths.iter().map(move |l| (t, *l))) {
+        for (task, length) in
+            self.grid.tasks.iter().flat_map(|t| self.grid.lengths.iter().map(move |l| (t, *l)))
+        {
             let (item, prompts) = self.item(*task, length, 0)?;
             let Some((prompt, ask)) = prompts.first().zip(item.asks.first()) else { continue };
             first.push(Sample {

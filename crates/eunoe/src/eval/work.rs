@@ -37,7 +37,6 @@ pub(crate) struct Work<'a> {
     pub(crate) asked: &'a Asked<'a>,
     /// Plans as asked for, and what they mean; of an endpoint its label alone.
     pub(crate) plans: &'a [(String, Option<Plan>)],
-    pub(crate) audit: bool,
     pub(crate) folder: &'a Folder,
     pub(crate) interrupt: &'a Interrupt,
 }
@@ -102,9 +101,13 @@ impl Work<'_> {
 
     fn units(&self) -> Vec<Unit> {
         let mut units = Vec::new();
-        for sample in 0..self.asked.samples {
-            for (task, length) in
-                self.asked.tasks.iter().flat_map(|t| self.asked.lengths.iter().map(move |l| (*t, *l)))
+        for sample in 0..self.asked.grid.samples {
+            for (task, length) in self
+                .asked
+                .grid
+                .tasks
+                .iter()
+                .flat_map(|t| self.asked.grid.lengths.iter().map(move |l| (*t, *l)))
             {
                 units.push(Unit { task, length, sample });
             }
@@ -123,8 +126,8 @@ impl Work<'_> {
         let go_on = || !shared.stop.load(Ordering::Relaxed) && !self.interrupt.asked();
         let Some(meant) = &plan.1 else { anyhow::bail!("`{}` is no plan", plan.0) };
         let seed =
-            || eunoe_tasks::seed(self.asked.seed, unit.task.card().id, unit.length, unit.sample as u64);
-        let audit = (self.audit && plan.0 != eunoe_report::FULL).then(seed);
+            || eunoe_tasks::seed(self.asked.grid.seed, unit.task.card().id, unit.length, unit.sample as u64);
+        let audit = (self.asked.grid.audit && plan.0 != eunoe_report::FULL).then(seed);
         let outcome = Local { engine, plan: meant, go_on: &go_on, audit }.answer(prompts)?;
         Ok(Answer {
             given: outcome.given,
