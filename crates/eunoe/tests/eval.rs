@@ -98,6 +98,37 @@ fn rows_have_the_shape_of_the_contract_one_per_plan_task_and_length() {
 }
 
 #[test]
+fn a_manifest_is_held_to_the_profile_that_split_the_heads() {
+    let bench = bench();
+    json(&bench, &["eval", "--tasks", "passkey", "--lengths", "700", "--samples", "1", "--out", "full"]);
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(bench.path("full/manifest.json")).unwrap()).unwrap();
+    assert!(manifest["heads"].is_null(), "no plan splits heads");
+    let sha256 = manifest["model"]["sha256"].as_str().unwrap();
+    let profile = |retrieval: f64| {
+        let score = |x: f64| vec![x; 18];
+        json!({
+            "model": "toy", "sha256": sha256, "layers": 3, "heads": 6, "kv_heads": 2, "retrieval": score(retrieval),
+            "induction": score(0.0), "echo": score(0.0), "sink": score(0.0), "streaming": score(0.0), "found": [1, 1],
+        })
+    };
+    let path = bench.path("home").join("profiles").join(format!("{sha256}.json"));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, profile(0.5).to_string()).unwrap();
+    let duo = ["eval", "--tasks", "passkey", "--lengths", "700", "--samples", "1", "--kv", "duo_attention"];
+    json(&bench, &[&duo[..], &["--out", "one"]].concat());
+    let again = ["eval", "--again", "one/manifest.json", "--out", "two"];
+    json(&bench, &again);
+    assert_eq!(lines(&bench, "one"), lines(&bench, "two"));
+    fs::write(&path, profile(0.25).to_string()).unwrap();
+    let says = |args: &[&str]| String::from_utf8(command(&bench, args).output().unwrap().stderr).unwrap();
+    assert!(says(&again).contains("error: the manifest was made with another profile of the model's heads"));
+    assert!(
+        says(&[&duo[..], &["--out", "one"]].concat()).contains("another evaluation (profile of the heads")
+    );
+}
+
+#[test]
 fn a_run_that_was_killed_goes_on_and_a_manifest_makes_the_same_digits() {
     let bench = bench();
     let with = |extra: &[&'static str]| [&EVAL[..], extra].concat();

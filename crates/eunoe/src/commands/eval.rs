@@ -325,7 +325,7 @@ fn finish(
 ) -> Result<()> {
     let grid = asked.grid;
     let heads = profiles::digest(plans.iter().filter_map(|(_, plan)| plan.as_ref()))?;
-    if grid.again.as_ref().is_some_and(|of| of.heads != heads) {
+    if grid.again.as_ref().is_some_and(|of| of.heads.is_some() && of.heads != heads) {
         bail!(
             "the manifest was made with another profile of the model's heads (`eunoe probe retrieval_heads`)"
         );

@@ -125,23 +125,20 @@ impl Endpoint {
 
     fn call<T: for<'a> Deserialize<'a>>(&self, path: &str, body: Option<&serde_json::Value>) -> Result<T> {
         let url = format!("{}/{path}", self.base);
-        let bearer = self.key.as_ref().map(|key| format!("Bearer {key}"));
-        let sent = match body {
-            None => {
-                let mut request = self.agent.get(&url).config().timeout_global(Some(SHORT)).build();
-                if let Some(bearer) = &bearer {
-                    request = request.header("authorization", bearer);
-                }
-                request.call()
-            }
-            Some(body) => {
-                let mut request = self.agent.post(&url).header("content-type", "application/json");
-                if let Some(bearer) = &bearer {
-                    request = request.header("authorization", bearer);
-                }
-                request.send(serde_json::to_string(body)?)
-            }
+        let (method, patience, body) = match body {
+            None => ("GET", SHORT, String::new()),
+            Some(body) => ("POST", PATIENCE, serde_json::to_string(body)?),
         };
+        let mut request = ureq::http::Request::builder().method(method).uri(&url);
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        let request =
+            self.agent.configure_request(request.body(body)?).timeout_global(Some(patience)).build();
+        let sent = self.agent.run(request);
         let mut response = sent.with_context(|| format!("`{url}` does not answer"))?;
         let status = response.status();
         let text = response.body_mut().with_config().limit(MOST).read_to_string();
