@@ -3,6 +3,7 @@
 use crate::engine::{Engine, Session};
 use crate::sample::{Sampler, Sampling, top_log_probs};
 use eunoe_core::{Error, Result};
+use eunoe_model::tokenizer::{Decoder, Tokenizer};
 use serde::Serialize;
 
 /// How an answer is made.
@@ -52,6 +53,124 @@ pub struct Answer {
     pub log_probs: Vec<TokenLogProb>,
 }
 
+/// What may come next where an answer has to follow a grammar.
+pub trait Guide: Send {
+    /// Makes the tokens that may not come next impossible: their `logits` `[vocab]` become `-inf`.
+    ///
+    /// # Errors
+    /// A grammar that nothing can follow from here.
+    fn mask(&mut self, logits: &mut [f32]) -> Result<()>;
+
+    /// Goes on by a token; `true` once the answer is whole and nothing may follow.
+    ///
+    /// # Errors
+    /// A token that was not allowed.
+    fn accept(&mut self, token: u32) -> Result<bool>;
+}
+
+/// An answer as it grows: tokens chosen from logits, and the text that they release.
+pub struct Writer<'a> {
+    tokenizer: &'a Tokenizer,
+    max_tokens: usize,
+    count: Option<usize>,
+    sampler: Sampler,
+    guide: Option<Box<dyn Guide>>,
+    decoder: Option<Decoder<'a>>,
+    text: Text,
+    tokens: Vec<u32>,
+    log_probs: Vec<TokenLogProb>,
+    finish_reason: Option<FinishReason>,
+}
+
+impl<'a> Writer<'a> {
+    /// An empty answer to `prompt`, which penalties look at.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the value of the request that cannot be.
+    pub fn new(
+        tokenizer: &'a Tokenizer,
+        prompt: &[u32],
+        request: &Request,
+        guide: Option<Box<dyn Guide>>,
+    ) -> Result<Self> {
+        Ok(Self {
+            tokenizer,
+            max_tokens: request.max_tokens,
+            count: request.log_probs,
+            sampler: Sampler::new(&request.sampling, prompt)?,
+            guide,
+            decoder: Some(tokenizer.decoder()),
+            text: Text::new(&request.stop)?,
+            tokens: Vec::new(),
+            log_probs: Vec::new(),
+            finish_reason: (request.max_tokens == 0).then_some(FinishReason::Length),
+        })
+    }
+
+    /// Chooses a token by the logits `[vocab]` after all that was read; gives it if the answer goes on after it, to be
+    /// read next.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where nothing was read yet; those of the guide.
+    pub fn write(&mut self, logits: &[f32]) -> Result<Option<u32>> {
+        if self.finish_reason.is_some() {
+            return Ok(None);
+        }
+        if logits.is_empty() {
+            return Err(Error::Invalid("nothing was read yet: an answer needs at least one token before it".into()));
+        }
+        let token = self.sampler.next(logits, self.guide.as_deref_mut())?;
+        self.tokens.push(token);
+        if let Some(count) = self.count {
+            self.log_probs.push(token_log_prob(logits, token, count));
+        }
+        let more = match self.tokenizer.is_stop(token) {
+            true => None,
+            false => self.decoder.as_mut().map(|decoder| decoder.push(token)),
+        };
+        let is_whole = match &mut self.guide {
+            Some(guide) => guide.accept(token)?,
+            None => false,
+        };
+        let is_end = more.is_none_or(|more| self.text.push(&more)) || is_whole;
+        if is_end || self.tokens.len() >= self.max_tokens {
+            self.finish_reason = Some(if is_end { FinishReason::Stop } else { FinishReason::Length });
+            if let Some(decoder) = self.decoder.take() {
+                self.text.push(&decoder.finish());
+            }
+            return Ok(None);
+        }
+        Ok(Some(token))
+    }
+
+    /// Text that no stop string can begin in any more and that was not released before.
+    pub fn release(&mut self) -> &str {
+        if self.finish_reason.is_some() { self.text.rest() } else { self.text.release() }
+    }
+
+    /// Why the answer ended, once it has.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish_reason
+    }
+
+    /// Tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Probabilities so far, one entry per token; empty where they were not asked for.
+    pub fn log_probs(&self) -> &[TokenLogProb] {
+        &self.log_probs
+    }
+
+    /// The answer as it stands.
+    pub fn finish(self) -> Answer {
+        let Self { text, tokens, log_probs, finish_reason, .. } = self;
+        let finish_reason = finish_reason.unwrap_or(FinishReason::Length);
+        Answer { text: text.whole, tokens, finish_reason, log_probs }
+    }
+}
+
 impl Engine {
     /// Makes an answer from what `session` has read (`prompt`, for penalties). `on_text` gets the text piece by
     /// piece and says whether to go on.
@@ -65,37 +184,15 @@ impl Engine {
         request: &Request,
         on_text: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Answer> {
-        let mut sampler = Sampler::new(&request.sampling, prompt)?;
-        let mut text = Text::new(&request.stop)?;
-        let mut decoder = self.tokenizer.decoder();
-        let (mut tokens, mut log_probs) = (Vec::new(), Vec::new());
-        let finish_reason = loop {
-            if tokens.len() >= request.max_tokens {
-                break FinishReason::Length;
-            }
-            if session.logits().is_empty() {
-                return Err(Error::Invalid(
-                    "nothing was read yet: an answer needs at least one token before it".into(),
-                ));
-            }
-            let token = sampler.next(session.logits());
-            tokens.push(token);
-            if let Some(count) = request.log_probs {
-                log_probs.push(token_log_prob(session.logits(), token, count));
-            }
-            if self.tokenizer.is_stop(token) || text.push(&decoder.push(token)) {
-                break FinishReason::Stop;
-            }
-            if !on_text(text.release()) {
+        let mut writer = Writer::new(&self.tokenizer, prompt, request, None)?;
+        while let Some(token) = writer.write(session.logits())? {
+            if !on_text(writer.release()) {
                 return Err(Error::Interrupted);
             }
-            if tokens.len() < request.max_tokens {
-                self.read(session, &[token], &mut |_| true)?;
-            }
-        };
-        text.push(&decoder.finish());
-        on_text(text.rest());
-        Ok(Answer { text: text.whole, tokens, finish_reason, log_probs })
+            self.read(session, &[token], &mut |_| true)?;
+        }
+        on_text(writer.release());
+        Ok(writer.finish())
     }
 }
 
@@ -104,19 +201,19 @@ fn token_log_prob(logits: &[f32], token: u32, count: usize) -> TokenLogProb {
 }
 
 /// Text that ends at a stop string, released up to where one may begin.
-struct Text<'a> {
-    stop: &'a [String],
+struct Text {
+    stop: Vec<String>,
     whole: String,
     released: usize,
     stopped: bool,
 }
 
-impl<'a> Text<'a> {
-    fn new(stop: &'a [String]) -> Result<Self> {
+impl Text {
+    fn new(stop: &[String]) -> Result<Self> {
         if stop.iter().any(String::is_empty) {
             return Err(Error::Invalid("an empty stop string would end every answer at once".into()));
         }
-        Ok(Self { stop, whole: String::new(), released: 0, stopped: false })
+        Ok(Self { stop: stop.to_vec(), whole: String::new(), released: 0, stopped: false })
     }
 
     /// Adds text; true once a stop string was found, which is cut off with what follows.

@@ -27,7 +27,7 @@ pub use bench::{Bench, Event, Hear, Limits, Point, Row};
 pub use bill::{Bill, HeadBill, Rung};
 pub use engine::{Engine, GoOn, Options, Session, likeliest, log_prob, log_sum_exp};
 pub use eunoe_kernels::matmul::Arithmetic;
-pub use generate::{Answer, FinishReason, Request, TokenLogProb};
+pub use generate::{Answer, FinishReason, Guide, Request, TokenLogProb, Writer};
 pub use layout::{Layout, Length, full_bytes, policy_shape};
 pub use ledger::Ledger;
 pub use sample::{Sampler, Sampling, top_log_probs};

@@ -1,6 +1,7 @@
 //! From logits to a token: penalties, temperature, top-k, top-p, min-p, and the logarithms of probabilities.
 
 use crate::engine::log_sum_exp;
+use crate::generate::Guide;
 use eunoe_core::{Error, Result};
 use std::collections::HashMap;
 
@@ -83,16 +84,22 @@ impl Sampler {
         Ok(Self { rule: rule.clone(), random: fastrand::Rng::with_seed(rule.seed), counts })
     }
 
-    /// The next token. The order of operations: penalties, temperature, top-k, top-p, min-p, draw.
-    pub fn next(&mut self, logits: &[f32]) -> u32 {
+    /// The next token. The order of operations: penalties, guide, temperature, top-k, top-p, min-p, draw.
+    ///
+    /// # Errors
+    /// Those of the guide, which says what may come after penalties.
+    pub fn next(&mut self, logits: &[f32], guide: Option<&mut (dyn Guide + 'static)>) -> Result<u32> {
         let mut logits = logits.to_vec();
         self.penalise(&mut logits);
+        if let Some(guide) = guide {
+            guide.mask(&mut logits)?;
+        }
         let token = match self.rule.temperature == 0.0 {
             true => top(&logits, 1)[0].0,
             false => self.draw(&logits),
         };
         *self.counts.entry(token).or_default() += 1;
-        token
+        Ok(token)
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -164,7 +171,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lower_id_of_equals() {
-        assert_eq!(sampler(Sampling::default()).next(&[1.0, 3.0, 3.0, f32::NAN]), 1);
+        assert_eq!(sampler(Sampling::default()).next(&[1.0, 3.0, 3.0, f32::NAN], None).unwrap(), 1);
     }
 
     /// Logits ln 4, ln 3, ln 2, ln 1: probabilities 0.4, 0.3, 0.2, 0.1.
@@ -176,7 +183,7 @@ mod tests {
             let mut sampler = sampler(rule);
             (0..4000).for_each(|_| {
                 sampler.counts.clear();
-                hits[sampler.next(&logits) as usize] += 1;
+                hits[sampler.next(&logits, None).unwrap() as usize] += 1;
             });
             hits
         };

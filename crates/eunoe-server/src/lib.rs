@@ -1,0 +1,2 @@
+//! An OpenAI-compatible server whose memory is bounded and visible.
+
