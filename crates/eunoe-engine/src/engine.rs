@@ -91,6 +91,12 @@ impl Session {
         (rows, count)
     }
 
+    /// As [`Session::placed`], and no more rows than one pass may read; where passes are whole, as many as one is.
+    pub(crate) fn next_rows(&self, tokens: &[u32], most: usize) -> (Vec<u32>, usize) {
+        let most = if self.whole_pass() { usize::MAX } else { most };
+        self.placed(tokens, most.min(most_rows(self).0))
+    }
+
     /// The next rows must be read as one pass: their policy recalls blocks for all of them at once.
     fn whole_pass(&self) -> bool {
         self.kv.needs().recall.is_some() && self.kv.next < self.length.prompt
@@ -232,8 +238,7 @@ impl Engine {
             if !go_on(at) {
                 return Err(Error::Interrupted);
             }
-            let chunk = if session.whole_pass() { usize::MAX } else { self.options.chunk.max(1) };
-            let (new, count) = session.placed(&tokens[at..], chunk.min(most_rows(session).0));
+            let (new, count) = session.next_rows(&tokens[at..], self.options.chunk.max(1));
             at += count;
             let x = self.pass(&mut [(session, &new)], &mut NoProbe, at == tokens.len())?;
             each(at - count, &x[..count * self.config().d_model]);
@@ -272,14 +277,29 @@ impl Engine {
         }
         let mut batch = Batch { parts, config: c, on: self.on(), lse: vec![0.0; tokens.len() * c.heads] };
         let x = self.model.forward(&tokens, &pos, &mut batch, probe)?;
+        let mut logits = if is_last { self.last_logits(rows, &x) } else { Vec::new() }.into_iter();
         let mut start = 0;
         for (session, new) in rows.iter_mut() {
             let x = &x[start * c.d_model..][..new.len() * c.d_model];
             start += new.len();
-            self.after(session, new, x, is_last)?;
+            self.after(session, new, x, logits.next())?;
             session.is_broken = false;
         }
         Ok(x)
+    }
+
+    /// Logits after the last row of each sequence; the head's weights are read once for all.
+    fn last_logits(&self, rows: &[(&mut Session, &[u32])], x: &[f32]) -> Vec<Buffer> {
+        let (d, mut end, mut last) = (self.config().d_model, 0, Vec::new());
+        for (_, new) in rows {
+            end += new.len();
+            last.extend_from_slice(&x[(end - 1) * d..end * d]);
+        }
+        let logits = self.model.logits(&last);
+        if rows.len() == 1 {
+            return vec![logits];
+        }
+        logits.chunks_exact(self.config().vocab).map(|logits| logits.to_vec().into()).collect()
     }
 
     /// What attention runs on.
@@ -320,7 +340,7 @@ impl Engine {
     }
 
     /// Books the rows that a forward pass has stored.
-    fn after(&self, session: &mut Session, tokens: &[u32], x: &[f32], is_last: bool) -> Result<()> {
+    fn after(&self, session: &mut Session, tokens: &[u32], x: &[f32], logits: Option<Buffer>) -> Result<()> {
         let d = self.config().d_model;
         let first = session.kv.next;
         session.kv.next += tokens.len() as u32;
@@ -331,8 +351,10 @@ impl Engine {
             self.surprise(session, first, tokens, x);
         }
         session.logits.clear();
-        if is_last || is_surprised {
-            session.logits = self.model.logits(&x[x.len() - d..]);
+        match logits {
+            Some(logits) => session.logits = logits,
+            None if is_surprised => session.logits = self.model.logits(&x[x.len() - d..]),
+            None => {}
         }
         if let Some(bad) = session.logits.iter().position(|l| !l.is_finite()) {
             let why =

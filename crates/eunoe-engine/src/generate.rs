@@ -117,7 +117,9 @@ impl<'a> Writer<'a> {
             return Ok(None);
         }
         if logits.is_empty() {
-            return Err(Error::Invalid("nothing was read yet: an answer needs at least one token before it".into()));
+            return Err(Error::Invalid(
+                "nothing was read yet: an answer needs at least one token before it".into(),
+            ));
         }
         let token = self.sampler.next(logits, self.guide.as_deref_mut())?;
         self.tokens.push(token);
@@ -196,7 +198,7 @@ impl Engine {
     }
 }
 
-fn token_log_prob(logits: &[f32], token: u32, count: usize) -> TokenLogProb {
+pub(crate) fn token_log_prob(logits: &[f32], token: u32, count: usize) -> TokenLogProb {
     TokenLogProb { token, logprob: crate::log_prob(logits, token), top: top_log_probs(logits, count) }
 }
 

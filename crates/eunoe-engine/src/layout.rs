@@ -226,6 +226,20 @@ impl Layout {
             + self.sliding_strips * u64::from(self.sliding_cap) * self.bare_slot_bytes
     }
 
+    /// Most bytes of this machine's memory that the sequence can come to take over its first `rows` rows: hot ones, and a cold
+    /// tier that is not on disk.
+    pub fn bytes_after(&self, rows: usize) -> u64 {
+        let row = self.caps.len() as u64 * self.slot_bytes + self.sliding_strips * self.bare_slot_bytes;
+        let more = row.saturating_mul(rows as u64);
+        let far = far_slots(&self.needs, self.longest) * self.kv_heads * self.bare_slot_bytes;
+        let beside = far + self.caps.len() as u64 * self.beside_bytes;
+        let cold = match self.cold_bytes() {
+            (bytes, false) => bytes.min(more),
+            (_, true) => 0,
+        };
+        self.most_bytes().min(beside.saturating_add(more)) + cold
+    }
+
     /// Slots that a row at the end of the text reads, mean over the strips that a policy acts on.
     pub fn attended(&self) -> f64 {
         let stored = self.caps.iter().map(|c| f64::from(*c)).sum::<f64>() / self.caps.len().max(1) as f64;

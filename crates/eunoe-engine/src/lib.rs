@@ -17,6 +17,7 @@ mod recall;
 mod residual;
 mod ring;
 mod sample;
+pub mod schedule;
 mod score;
 mod side;
 mod store;

@@ -178,6 +178,21 @@ impl Kv {
         self.ledger
     }
 
+    /// Most bytes of this machine's memory that it can come to hold while it reads `rows` more rows: hot ones up to its cap, and
+    /// a cold tier that is not on disk.
+    pub(crate) fn most_after(&self, rows: usize) -> u64 {
+        let heads = self.layers.iter().flat_map(|layer| &layer.heads);
+        let row: usize = heads
+            .map(|head| {
+                let newest = head.residual.as_ref().map_or(0, |r| r.strip.layout().bytes());
+                head.strip.layout().bytes() + newest
+            })
+            .sum();
+        let more = (row * rows) as u64;
+        let cold = self.cold.as_ref().filter(|cold| !cold.sizes.disk).map_or(0, |cold| cold.bytes + more);
+        self.ledger.cap.min(self.ledger.live + more) + cold
+    }
+
     /// Drops what no row of a layer from `next` on sees.
     pub(crate) fn retire(&mut self, layer: usize, next: u32) {
         let policy_layer = self.layers[layer].policy_layer.unwrap_or(0);

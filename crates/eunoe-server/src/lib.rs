@@ -1,2 +1,1 @@
 //! An OpenAI-compatible server whose memory is bounded and visible.
-

@@ -87,9 +87,5 @@ pub(crate) fn fits(
 
 /// Most bytes of this machine's memory that a layout takes.
 pub(crate) fn taken(layout: &Layout) -> u64 {
-    layout.most_bytes()
-        + match layout.cold_bytes() {
-            (bytes, false) => bytes,
-            (_, true) => 0,
-        }
+    layout.bytes_after(usize::MAX)
 }

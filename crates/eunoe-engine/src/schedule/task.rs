@@ -1,0 +1,169 @@
+//! One request on its way: waiting, read, written, done.
+
+use eunoe_core::{Error, Result};
+use eunoe_kv::Plan;
+
+use super::swap::Swapped;
+use crate::engine::{Engine, Session};
+use crate::generate::{Answer, Guide, Request, TokenLogProb, Writer, token_log_prob};
+use crate::layout::Length;
+
+/// Hears what happens and says whether to go on.
+pub type Hear = Box<dyn FnMut(News<'_, '_>) -> bool + Send>;
+
+/// What is to be answered, and who hears of it.
+pub struct Task {
+    /// How its text is remembered.
+    pub plan: Plan,
+    /// What is read; not empty.
+    pub prompt: Vec<u32>,
+    /// How the answer is made.
+    pub request: Request,
+    /// What may come next, where the answer follows a grammar.
+    pub guide: Option<Box<dyn Guide>>,
+    /// Probabilities of the prompt's own tokens, with so many likeliest beside each.
+    pub echo: Option<usize>,
+    /// Who hears of it; a task that nobody hears any more gives its memory back.
+    pub hear: Hear,
+}
+
+impl Task {
+    /// How long its sequence can get.
+    pub fn length(&self) -> Length {
+        let prompt = self.prompt.len() as u32;
+        Length { prompt, longest: prompt.saturating_add(self.request.max_tokens.max(1) as u32) }
+    }
+}
+
+/// What happens to a task.
+pub enum News<'n, 'e> {
+    /// It waits for memory, for the first time or again; asked at every step.
+    Waits,
+    /// So many tokens of its prompt were read.
+    Read(usize, &'n Session),
+    /// A token was written; [`Writer::release`] has the new text.
+    Wrote(&'n mut Writer<'e>, &'n Session),
+    /// It is answered; nothing follows.
+    Done(Box<Done>),
+    /// It cannot be answered; nothing follows.
+    Failed(Error),
+}
+
+/// A task that was answered.
+pub struct Done {
+    /// The answer.
+    pub answer: Answer,
+    /// What it remembers; its memory still counts until this is dropped.
+    pub session: Session,
+    /// Per token of the prompt from the second on, where asked for.
+    pub echo: Vec<TokenLogProb>,
+    /// Times that it had to wait outside.
+    pub parked: u32,
+}
+
+/// A task with a sequence.
+pub(super) struct Active<'e> {
+    pub(super) task: Task,
+    pub(super) session: Session,
+    pub(super) writer: Writer<'e>,
+    /// Prompt and what was written so far.
+    text: Vec<u32>,
+    /// Tokens of it that were read.
+    read: usize,
+    echo: Vec<TokenLogProb>,
+    pub(super) swapped: Option<Swapped>,
+    /// Times that it was put outside.
+    pub(super) parked: u32,
+    /// A pass in company failed: it goes on without.
+    pub(super) goes_alone: bool,
+    /// Nothing is left to be written, or nobody hears it.
+    pub(super) is_over: bool,
+    pub(super) failure: Option<Error>,
+}
+
+impl<'e> Active<'e> {
+    pub(super) fn new(engine: &'e Engine, mut task: Task) -> std::result::Result<Self, (Task, Error)> {
+        let session = match engine.session(&task.plan, task.length()) {
+            Ok(session) => session,
+            Err(e) => return Err((task, e)),
+        };
+        match Writer::new(&engine.tokenizer, &task.prompt, &task.request, task.guide.take()) {
+            Ok(writer) => {
+                let text = task.prompt.clone();
+                Ok(Self {
+                    task,
+                    session,
+                    writer,
+                    text,
+                    read: 0,
+                    echo: Vec::new(),
+                    swapped: None,
+                    parked: 0,
+                    goes_alone: false,
+                    is_over: false,
+                    failure: None,
+                })
+            }
+            Err(e) => Err((task, e)),
+        }
+    }
+
+    /// Begins again from its first token, with what was written so far: the same rows give the same bits.
+    pub(super) fn restart(&mut self, engine: &Engine) {
+        (self.read, self.swapped) = (0, None);
+        self.echo.clear();
+        match engine.session(&self.task.plan, self.task.length()) {
+            Ok(session) => self.session = session,
+            Err(e) => self.failure = Some(e),
+        }
+    }
+
+    /// Whether its prompt is still being read.
+    pub(super) fn is_reading(&self) -> bool {
+        self.read + 1 < self.text.len()
+    }
+
+    /// At most `most` rows that come next, and the tokens of the text that they are.
+    pub(super) fn rows(&self, most: usize) -> (Vec<u32>, usize) {
+        self.session.next_rows(&self.text[self.read..], most)
+    }
+
+    /// Books `count` tokens that were read; `x` are the normalised streams of their rows `[rows, d_model]`. `false` once the task
+    /// is over or nobody hears it.
+    pub(super) fn advance(&mut self, engine: &Engine, count: usize, x: &[f32]) -> Result<bool> {
+        self.score_prompt(engine, count, x)?;
+        self.read += count;
+        if self.read < self.text.len() {
+            return Ok((self.task.hear)(News::Read(self.read, &self.session)));
+        }
+        let next = self.writer.write(self.session.logits())?;
+        self.text.extend(next);
+        let goes_on = (self.task.hear)(News::Wrote(&mut self.writer, &self.session));
+        Ok(goes_on && next.is_some())
+    }
+
+    fn score_prompt(&mut self, engine: &Engine, count: usize, x: &[f32]) -> Result<()> {
+        let (Some(top), d) = (self.task.echo, engine.config().d_model) else { return Ok(()) };
+        if x.len() != count * d {
+            return Err(Error::Unsupported("a prompt with landmark tokens in it is not scored".into()));
+        }
+        // a token is told by the row before it
+        let known = self.task.prompt.len().saturating_sub(self.read + 1).min(count);
+        for (i, x) in x.chunks_exact(d).take(known).enumerate() {
+            let logits = engine.model.logits(x);
+            self.echo.push(token_log_prob(&logits, self.text[self.read + i + 1], top));
+        }
+        Ok(())
+    }
+
+    /// Who hears how it ended, and how; nothing where nobody did to the end.
+    pub(super) fn outcome(self) -> (Hear, Option<Result<Box<Done>>>) {
+        let Self { task, session, writer, echo, parked, failure, .. } = self;
+        let outcome = match failure {
+            Some(e) => Some(Err(e)),
+            None if writer.finish_reason().is_none() => None,
+            None => Some(Ok(Box::new(Done { answer: writer.finish(), session, echo, parked }))),
+        };
+        (task.hear, outcome)
+    }
+}

@@ -1,0 +1,230 @@
+//! Many answers at a time: the tokens of each are those that it gets alone, memory is never passed, and nothing is left.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod toy;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use eunoe_core::Error;
+use eunoe_engine::schedule::{Limits, MEMORY, News, Schedule, Standing, Task};
+use eunoe_engine::{Engine, Request, Sampling, log_prob};
+use toy::{GEMMA, LLAMA, RECALLS, VIEWS, plan, plans, text};
+
+/// What became of a task.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Fate {
+    tokens: Option<Vec<u32>>,
+    error: Option<String>,
+    parked: u32,
+    echo: Vec<f32>,
+}
+
+type Fates = Arc<Mutex<Vec<Fate>>>;
+
+fn request(tokens: usize) -> Request {
+    let sampling = Sampling { temperature: 0.8, seed: tokens as u64, ..Sampling::default() };
+    Request { max_tokens: tokens, sampling, ..Request::default() }
+}
+
+/// A task whose fate is written down; it is given up after `patience` pieces of news.
+fn task(fates: &Fates, plan_text: &str, prompt: &[u32], tokens: usize, patience: usize) -> Task {
+    let fates = Arc::clone(fates);
+    let index = {
+        let mut all = fates.lock().unwrap();
+        all.push(Fate::default());
+        all.len() - 1
+    };
+    let mut heard = 0;
+    let hear = move |news: News<'_, '_>| {
+        let fate = &mut fates.lock().unwrap()[index];
+        match news {
+            News::Done(done) => {
+                fate.tokens = Some(done.answer.tokens.clone());
+                fate.parked = done.parked;
+                fate.echo = done.echo.iter().map(|e| e.logprob).collect();
+            }
+            News::Failed(e) => fate.error = Some(e.to_string()),
+            News::Read(..) | News::Wrote(..) => heard += 1,
+            News::Waits => {}
+        }
+        heard < patience
+    };
+    Task {
+        plan: plan(plan_text),
+        prompt: prompt.to_vec(),
+        request: request(tokens),
+        guide: None,
+        echo: None,
+        hear: Box::new(hear),
+    }
+}
+
+fn limits(memory: u64, folder: &Path) -> Limits {
+    Limits { memory, running: 8, rows: 48, folder: folder.to_owned() }
+}
+
+/// Runs to the end; memory is within its cap at every step, and nothing is left.
+fn run(schedule: &mut Schedule<'_>, memory: u64) -> Standing {
+    while !schedule.is_idle() {
+        schedule.step();
+        assert!(schedule.standing().live_bytes <= memory, "{:?}", schedule.standing());
+    }
+    let standing = schedule.standing();
+    assert_eq!((standing.live_bytes, standing.running, standing.parked, standing.waiting), (0, 0, 0, 0));
+    assert!(standing.peak_bytes <= memory);
+    standing
+}
+
+fn alone(engine: &Engine, plan_text: &str, prompt: &[u32], tokens: usize) -> Vec<u32> {
+    let length =
+        eunoe_engine::Length { prompt: prompt.len() as u32, longest: (prompt.len() + tokens) as u32 };
+    let mut session = engine.session(&plan(plan_text), length).unwrap();
+    engine.read(&mut session, prompt, &mut |_| true).unwrap();
+    engine.generate(&mut session, prompt, &request(tokens), &mut |_| true).unwrap().tokens
+}
+
+/// Prompts of several lengths under every plan that needs no profile of heads.
+fn mixture() -> Vec<(String, Vec<u32>, usize)> {
+    let mut all = plans("40tok");
+    all.extend(VIEWS.iter().chain(&RECALLS).map(|own| own.plan.to_owned()));
+    all.retain(|text| !plan(text).make_policy(64).unwrap().needs().profile);
+    let of = |(i, plan): (usize, String)| (plan, text(150 + 37 * (i % 5)), 12 + 9 * (i % 4));
+    all.into_iter().enumerate().map(of).collect()
+}
+
+fn mixed(engine: &Engine, memory: u64, folder: &Path) -> (Standing, Vec<Fate>) {
+    let fates = Fates::default();
+    let mut schedule = Schedule::new(engine, limits(memory, folder));
+    for (plan_text, prompt, tokens) in mixture() {
+        schedule.submit(task(&fates, &plan_text, &prompt, tokens, usize::MAX));
+    }
+    let standing = run(&mut schedule, memory);
+    let fates = fates.lock().unwrap().clone();
+    (standing, fates)
+}
+
+#[test]
+fn tokens_are_those_of_a_task_alone_in_plenty_and_in_want() {
+    let folder = tempfile::tempdir().unwrap();
+    for toy in [LLAMA, GEMMA] {
+        let engine = toy.open(2, 64);
+        let want: Vec<_> = mixture().iter().map(|(p, t, n)| alone(&engine, p, t, *n)).collect();
+        // bytes that two of the longest take under full memory, and what twenty do
+        let one = eunoe_engine::full_bytes(engine.config(), 340);
+        for memory in [2 * one, 20 * one] {
+            let (_, fates) = mixed(&engine, memory, folder.path());
+            for ((fate, want), (plan_text, ..)) in fates.iter().zip(&want).zip(mixture()) {
+                assert_eq!(
+                    fate.tokens.as_ref(),
+                    Some(want),
+                    "{plan_text} in {memory} bytes: {:?}",
+                    fate.error
+                );
+            }
+        }
+    }
+}
+
+/// Short prompts that grow long: more than memory holds at the end, and so some wait outside.
+fn growing(engine: &Engine, folder: &Path) -> (Standing, Vec<Fate>) {
+    let memory = eunoe_engine::full_bytes(engine.config(), 500);
+    let fates = Fates::default();
+    let mut schedule = Schedule::new(engine, limits(memory, folder));
+    for i in 0..4 {
+        schedule.submit(task(
+            &fates,
+            ["full", "full | q8(residual=16)"][i % 2],
+            &text(20 + i),
+            300,
+            usize::MAX,
+        ));
+    }
+    let standing = run(&mut schedule, memory);
+    let fates = fates.lock().unwrap().clone();
+    (standing, fates)
+}
+
+#[test]
+fn who_has_no_room_waits_outside_and_comes_back_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = LLAMA.open(2, 64);
+    let want: Vec<_> = (0..4)
+        .map(|i| alone(&engine, ["full", "full | q8(residual=16)"][i % 2], &text(20 + i), 300))
+        .collect();
+    for folder in [folder.path(), Path::new("/nonexistent")] {
+        let (standing, fates) = growing(&engine, folder);
+        assert!(standing.preemptions > 0);
+        assert_eq!(fates[0].parked, 0, "the oldest never waits");
+        assert!(fates.iter().any(|fate| fate.parked > 0));
+        for (fate, want) in fates.iter().zip(&want) {
+            assert_eq!(fate.tokens.as_ref(), Some(want), "{:?}", fate.error);
+        }
+    }
+}
+
+#[test]
+fn who_is_not_heard_any_more_gives_its_memory_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = LLAMA.open(2, 64);
+    let memory = eunoe_engine::full_bytes(engine.config(), 2000);
+    let fates = Fates::default();
+    let mut schedule = Schedule::new(&engine, limits(memory, folder.path()));
+    schedule.submit(task(&fates, "full", &text(300), 50, 2));
+    schedule.submit(task(&fates, "full", &text(30), 50, 5));
+    schedule.submit(task(&fates, "full", &text(31), 10, usize::MAX));
+    run(&mut schedule, memory);
+    let fates = fates.lock().unwrap();
+    assert_eq!((&fates[0], &fates[1]), (&Fate::default(), &Fate::default()));
+    assert_eq!(fates[2].tokens, Some(alone(&engine, "full", &text(31), 10)));
+}
+
+#[test]
+fn what_cannot_fit_is_refused_with_both_numbers_and_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = LLAMA.open(1, 64);
+    let memory = eunoe_engine::full_bytes(engine.config(), 100);
+    let fates = Fates::default();
+    let large = task(&fates, "full", &text(90), 20, usize::MAX);
+    match Schedule::check(&engine, &large, memory) {
+        Err(Error::Limit { what, asked, have, .. }) => {
+            assert_eq!((what.as_str(), have), (MEMORY, memory));
+            assert_eq!(asked, eunoe_engine::full_bytes(engine.config(), 110));
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut schedule = Schedule::new(&engine, limits(memory, folder.path()));
+    schedule.submit(large);
+    schedule.submit(task(&fates, "full", &[1, 2, 300], 5, usize::MAX)); // 300 is no token
+    schedule.submit(task(&fates, "full", &text(40), 5, usize::MAX));
+    run(&mut schedule, memory);
+    let fates = fates.lock().unwrap();
+    assert!(fates[0].error.as_ref().unwrap().contains(MEMORY));
+    assert!(fates[1].error.as_ref().unwrap().contains("token 300 is not one of the model's"));
+    assert_eq!(fates[2].tokens, Some(alone(&engine, "full", &text(40), 5)));
+}
+
+#[test]
+fn the_prompt_is_scored_where_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = LLAMA.open(2, 64);
+    let prompt = text(130);
+    let fates = Fates::default();
+    let mut schedule = Schedule::new(&engine, limits(1 << 30, folder.path()));
+    for tokens in [0, 1] {
+        schedule.submit(Task { echo: Some(0), ..task(&fates, "full", &prompt, tokens, usize::MAX) });
+    }
+    run(&mut schedule, 1 << 30);
+    let length = eunoe_engine::Length { prompt: 130, longest: 131 };
+    let mut session = engine.session(&plan("full"), length).unwrap();
+    let mut want = Vec::new();
+    let mut each = |row: usize, logits: &[f32]| {
+        want.extend(prompt.get(row + 1).map(|token| log_prob(logits, *token)));
+    };
+    engine.read_rows(&mut session, &prompt, &mut |_| true, &mut each).unwrap();
+    for (fate, tokens) in fates.lock().unwrap().iter().zip([0, 1]) {
+        assert_eq!((fate.echo.len(), fate.tokens.as_ref().unwrap().len()), (129, tokens));
+        assert_eq!(fate.echo, want);
+    }
+}
