@@ -157,16 +157,21 @@ pub(super) const OUTLOOK: [f64; 4] = [{show(outlook)}];
 
 def ladders(lines, full, weights, threshold):
     """Score and mean bytes of every method with several sizes, smallest first, escalated above a risk."""
-    methods = {}
+    methods, whole = {}, {}
     for line in lines:
         method = re.split(r" @ |\(", line["plan"])[0]
-        methods.setdefault((method, line["task"]), {}).setdefault(line["item"], []).append(line)
+        if method.startswith("full"):
+            whole[method, line["item"]] = line
+        else:
+            methods.setdefault((method, line["task"]), {}).setdefault(line["item"], []).append(line)
     rows = {}
     for key, items in methods.items():
         scores, peaks, ceilings, most = [], [], [], []
         for item, rungs in items.items():
-            rungs = sorted(rungs, key=lambda line: line["peak_bytes"]) + [full[item]]
-            trusted = lambda line: line["plan"] == "full" or risks(weights, OUTLOOK, [line])[0] < threshold
+            # the last memory forgets nothing, in the method's own codec
+            last_plan = re.sub(r"^[^|]*", "full ", key[0]).strip()
+            rungs = sorted(rungs, key=lambda line: line["peak_bytes"]) + [whole.get((last_plan, item), full[item])]
+            trusted = lambda line: line["plan"].startswith("full") or risks(weights, OUTLOOK, [line])[0] < threshold
             last = next(i for i, line in enumerate(rungs) if trusted(line))
             scores.append(rungs[last]["score"])
             peaks.append(max(line["peak_bytes"] for line in rungs[: last + 1]))
@@ -299,7 +304,7 @@ def escalation(lines, full, weights):
         "",
         "`run --escalate` answers with the smallest memory first and goes to the next while the risk is not below a border (0.15). Here the",
         "same is done with the answers above, for several borders. KV is the mean over items of the most bytes that any memory tried took,",
-        "as a share of full memory's. Full memory's score is beside it; items with odd numbers.",
+        "as a share of full memory's in 16 bits. Full memory's score is beside it; items with odd numbers.",
         "",
         "| method, task | n | full | " + " | ".join(f"border {t}: score, KV" for t in THRESHOLDS) + " |",
         "|---|---|---|" + "---|" * len(THRESHOLDS),

@@ -86,12 +86,24 @@ EVALUATIONS = {
             "--audit": None,
             "--tasks": "passkey",
             "--lengths": "4096",
-            "--samples": "40",
+            "--samples": "16",
             "--kv": "em_llm(local=256, memory=512, pass=256)",
         },
     ),
+    # few bytes from two sides: heads that need not remember, and 8 bits
+    "heads": (
+        "smollm2-135m",
+        "",
+        {
+            "--audit": None,
+            "--tasks": "niah_single_2_balanced,niah_multivalue_balanced",
+            "--lengths": "1024",
+            "--samples": "24",
+            "--kv": "duo_attention | q8;full | q8",
+        },
+    ),
 }
-AUDITS = ["audit", "recall"]
+AUDITS = ["audit", "recall", "heads"]
 
 
 def run(args, name):

@@ -75,6 +75,15 @@ impl Session {
         true
     }
 
+    /// Share of the strips a policy acts on that still hold each of the first `tokens` positions; empty where positions do not
+    /// tell (landmarks stand between the tokens).
+    pub fn held_shares(&self, tokens: usize) -> Vec<f32> {
+        let Ok(strips) = self.held(tokens) else { return Vec::new() };
+        let count = strips.len().max(1) as f32;
+        let share = |pos: usize| strips.iter().filter(|strip| strip[pos]).count() as f32 / count;
+        (0..tokens).map(share).collect()
+    }
+
     /// At most `most` rows to be read next, and how many of `tokens` they are: where the model was trained with landmark
     /// tokens, those stand between them at their positions.
     fn placed(&self, tokens: &[u32], most: usize) -> (Vec<u32>, usize) {

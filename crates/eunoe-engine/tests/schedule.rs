@@ -57,6 +57,7 @@ fn task(fates: &Fates, plan_text: &str, prompt: &[u32], tokens: usize, patience:
         request: request(tokens),
         guide: None,
         echo: None,
+        pool: false,
         hear: Box::new(hear),
     }
 }

@@ -1,1 +1,53 @@
 //! An OpenAI-compatible server whose memory is bounded and visible.
+//!
+//! All requests share one cap of KV bytes. What does not fit is refused with both numbers before an answer begins; what fits is
+//! answered whole, with the record of what was kept and forgotten.
+
+mod api;
+mod ask;
+mod error;
+mod http;
+mod metrics;
+mod page;
+mod settings;
+mod worker;
+
+pub use http::{run, serve};
+pub use settings::{Attach, Settings};
+pub use worker::Open;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use metrics::Metrics;
+use worker::Worker;
+
+/// What handlers share.
+pub(crate) struct App {
+    settings: Settings,
+    worker: Worker,
+    metrics: Metrics,
+    /// Of the process's start, in seconds since 1970.
+    since: u64,
+    /// Numbers of requests.
+    next: AtomicU64,
+}
+
+pub(crate) type Shared = Arc<App>;
+
+impl App {
+    fn new(settings: Settings, worker: Worker) -> Self {
+        Self { settings, worker, metrics: Metrics::new(), since: now(), next: AtomicU64::new(0) }
+    }
+
+    /// An id that no other answer of this process has.
+    fn id(&self, kind: &str) -> String {
+        format!("{kind}-{:x}-{:x}", self.since, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

@@ -14,6 +14,7 @@ use eunoe_core::{Error, Result};
 use eunoe_model::probe::NoProbe;
 
 use crate::engine::{Engine, Session};
+use crate::generate::Writer;
 use crate::layout::Layout;
 use swap::Swapped;
 use task::Active;
@@ -145,7 +146,7 @@ impl<'e> Schedule<'e> {
     /// Begins tasks in their order, each only once its whole prompt has room beside the others.
     fn admit(&mut self) {
         while self.active.len() < self.limits.running && self.active.iter().all(|a| a.swapped.is_none()) {
-            let Some(task) = self.waiting.pop_front() else { return };
+            let Some(mut task) = self.waiting.pop_front() else { return };
             let layout = match laid_out(self.engine, &task, self.limits.memory) {
                 Ok(layout) => layout,
                 Err(e) => {
@@ -157,9 +158,11 @@ impl<'e> Schedule<'e> {
             if !self.active.is_empty() && self.bytes_after(AHEAD) + needed > self.limits.memory {
                 return self.waiting.push_front(task);
             }
-            match Active::new(self.engine, task) {
-                Ok(active) => self.active.push(active),
-                Err(failed) => fail(failed.0, failed.1),
+            let guide = task.guide.take();
+            let writer = Writer::new(&self.engine.tokenizer, &task.prompt, &task.request, guide);
+            match self.engine.session(&task.plan, task.length()).and_then(|session| Ok((session, writer?))) {
+                Ok((session, writer)) => self.active.push(Active::new(task, session, writer)),
+                Err(e) => fail(task, e),
             }
         }
     }

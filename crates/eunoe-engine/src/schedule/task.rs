@@ -23,6 +23,8 @@ pub struct Task {
     pub guide: Option<Box<dyn Guide>>,
     /// Probabilities of the prompt's own tokens, with so many likeliest beside each.
     pub echo: Option<usize>,
+    /// The mean of the streams of the prompt's tokens is asked for.
+    pub pool: bool,
     /// Who hears of it; a task that nobody hears any more gives its memory back.
     pub hear: Hear,
 }
@@ -57,6 +59,8 @@ pub struct Done {
     pub session: Session,
     /// Per token of the prompt from the second on, where asked for.
     pub echo: Vec<TokenLogProb>,
+    /// Mean of the normalised streams of the prompt's tokens `[d_model]`, where asked for.
+    pub pooled: Vec<f32>,
     /// Times that it had to wait outside.
     pub parked: u32,
 }
@@ -71,6 +75,8 @@ pub(super) struct Active<'e> {
     /// Tokens of it that were read.
     read: usize,
     echo: Vec<TokenLogProb>,
+    /// Sum of the streams of the prompt's rows.
+    pooled: Vec<f32>,
     pub(super) swapped: Option<Swapped>,
     /// Times that it was put outside.
     pub(super) parked: u32,
@@ -82,29 +88,21 @@ pub(super) struct Active<'e> {
 }
 
 impl<'e> Active<'e> {
-    pub(super) fn new(engine: &'e Engine, mut task: Task) -> std::result::Result<Self, (Task, Error)> {
-        let session = match engine.session(&task.plan, task.length()) {
-            Ok(session) => session,
-            Err(e) => return Err((task, e)),
-        };
-        match Writer::new(&engine.tokenizer, &task.prompt, &task.request, task.guide.take()) {
-            Ok(writer) => {
-                let text = task.prompt.clone();
-                Ok(Self {
-                    task,
-                    session,
-                    writer,
-                    text,
-                    read: 0,
-                    echo: Vec::new(),
-                    swapped: None,
-                    parked: 0,
-                    goes_alone: false,
-                    is_over: false,
-                    failure: None,
-                })
-            }
-            Err(e) => Err((task, e)),
+    pub(super) fn new(task: Task, session: Session, writer: Writer<'e>) -> Self {
+        let text = task.prompt.clone();
+        Self {
+            task,
+            session,
+            writer,
+            text,
+            read: 0,
+            echo: Vec::new(),
+            pooled: Vec::new(),
+            swapped: None,
+            parked: 0,
+            goes_alone: false,
+            is_over: false,
+            failure: None,
         }
     }
 
@@ -112,6 +110,7 @@ impl<'e> Active<'e> {
     pub(super) fn restart(&mut self, engine: &Engine) {
         (self.read, self.swapped) = (0, None);
         self.echo.clear();
+        self.pooled.clear();
         match engine.session(&self.task.plan, self.task.length()) {
             Ok(session) => self.session = session,
             Err(e) => self.failure = Some(e),
@@ -132,6 +131,7 @@ impl<'e> Active<'e> {
     /// is over or nobody hears it.
     pub(super) fn advance(&mut self, engine: &Engine, count: usize, x: &[f32]) -> Result<bool> {
         self.score_prompt(engine, count, x)?;
+        self.pool_prompt(engine.config().d_model, x);
         self.read += count;
         if self.read < self.text.len() {
             return Ok((self.task.hear)(News::Read(self.read, &self.session)));
@@ -156,13 +156,26 @@ impl<'e> Active<'e> {
         Ok(())
     }
 
+    /// Adds up streams row by row, so that the sum does not depend on the chunks.
+    fn pool_prompt(&mut self, d: usize, x: &[f32]) {
+        if !self.task.pool || self.read >= self.task.prompt.len() {
+            return;
+        }
+        self.pooled.resize(d, 0.0);
+        for row in x.chunks_exact(d) {
+            self.pooled.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+    }
+
     /// Who hears how it ended, and how; nothing where nobody did to the end.
     pub(super) fn outcome(self) -> (Hear, Option<Result<Box<Done>>>) {
-        let Self { task, session, writer, echo, parked, failure, .. } = self;
+        let Self { task, session, writer, echo, mut pooled, parked, failure, .. } = self;
+        let rows = task.prompt.len() as f32;
+        pooled.iter_mut().for_each(|sum| *sum /= rows);
         let outcome = match failure {
             Some(e) => Some(Err(e)),
             None if writer.finish_reason().is_none() => None,
-            None => Some(Ok(Box::new(Done { answer: writer.finish(), session, echo, parked }))),
+            None => Some(Ok(Box::new(Done { answer: writer.finish(), session, echo, pooled, parked }))),
         };
         (task.hear, outcome)
     }

@@ -15,6 +15,7 @@ pub mod report;
 pub mod rm;
 pub mod run;
 pub mod score;
+pub mod serve;
 pub mod tokenize;
 
 #[cfg(test)]

@@ -1,0 +1,10 @@
+//! What clients ask for, path by path.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod embeddings;
+pub(crate) mod health;
+pub(crate) mod models;
+mod params;
+mod stream;
+pub(crate) mod tokens;

@@ -1,0 +1,116 @@
+//! Errors in the form that OpenAI's clients read.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use eunoe_core::Error;
+use serde_json::{Value, json};
+
+/// What is answered instead.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    code: Option<&'static str>,
+    param: Option<String>,
+    message: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, code: None, param: None, message: message.into() }
+    }
+
+    /// A request that cannot be meant.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    /// A parameter that cannot be meant, or is not known here.
+    pub(crate) fn param(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::invalid(message) }
+    }
+
+    /// The model is still being read.
+    pub(crate) fn loading() -> Self {
+        let code = Some("loading");
+        Self {
+            code,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "the model is still being loaded")
+        }
+    }
+
+    /// The server stops, or its worker is gone.
+    pub(crate) fn stopping() -> Self {
+        let code = Some("stopping");
+        Self { code, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "the server is stopping") }
+    }
+
+    /// More waits than may wait.
+    pub(crate) fn queue_full(waiting: usize) -> Self {
+        let message = format!("{waiting} requests wait already: try again later");
+        let code = Some("queue_full");
+        Self { code, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message) }
+    }
+
+    /// No such thing.
+    pub(crate) fn not_found(message: impl Into<String>, code: &'static str) -> Self {
+        Self { code: Some(code), ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message) }
+    }
+
+    /// Another method than the one that the path takes.
+    pub(crate) fn method(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", message)
+    }
+
+    /// No key, or a wrong one.
+    pub(crate) fn key() -> Self {
+        let message = "this server asks for an API key: send `Authorization: Bearer KEY`";
+        let code = Some("invalid_api_key");
+        Self { code, ..Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message) }
+    }
+
+    /// A body beyond the limit.
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let message = format!("the body is larger than {limit} bytes (--max-body)");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
+    }
+
+    /// It took too long.
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self { code: Some("timeout"), ..Self::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", message) }
+    }
+
+    /// The `error` object.
+    pub(crate) fn body(&self) -> Value {
+        json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(e: Error) -> Self {
+        let message = e.to_string();
+        match e {
+            Error::Plan { .. } => Self::param("memory.plan", message),
+            Error::Limit { what, .. } if what.starts_with("positions") => {
+                Self { code: Some("context_length_exceeded"), ..Self::param("messages", message) }
+            }
+            Error::Limit { .. } => {
+                Self { code: Some("memory_budget_exceeded"), ..Self::param("memory.plan", message) }
+            }
+            Error::Invalid(_) | Error::Unsupported(_) => Self::invalid(message),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        let retry = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&self.status);
+        if retry {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
