@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use std::ops::Range;
+
 use eunoe_core::Error;
 use eunoe_engine::schedule::{News, Schedule, Task};
-use eunoe_engine::{Bill, FinishReason, Request, Session, TokenLogProb};
+use eunoe_engine::{Bill, FinishReason, Length, Request, Session, TokenLogProb};
 use eunoe_kv::Plan;
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 use crate::Shared;
 use crate::error::ApiError;
+use crate::worker::Audited;
 
 /// Rows after which the live memory is told again while a prompt is read, and tokens while an answer is written.
 const LIVE_EVERY: usize = 8;
@@ -56,7 +61,7 @@ pub(crate) enum Out {
 pub(crate) struct Whole {
     pub(crate) text: String,
     pub(crate) finish_reason: FinishReason,
-    pub(crate) completion_tokens: usize,
+    pub(crate) tokens: Vec<u32>,
     pub(crate) log_probs: Vec<TokenLogProb>,
     pub(crate) echo: Vec<TokenLogProb>,
     /// Mean of the streams of all tokens of the prompt, of length 1, where asked for `[d_model]`.
@@ -143,7 +148,7 @@ fn hear(
                 Out::Done(Box::new(Whole {
                     text: done.answer.text,
                     finish_reason: done.answer.finish_reason,
-                    completion_tokens: done.answer.tokens.len(),
+                    tokens: done.answer.tokens,
                     log_probs: done.answer.log_probs,
                     echo: done.echo,
                     pooled: unit(done.pooled),
@@ -170,6 +175,43 @@ fn live_of(session: &Session, phase: &'static str, read: usize, prompt_tokens: u
         budget_bytes: bill.budget_bytes,
         seen: session.kv.seen(),
         heads: bill.heads.iter().map(|head| head.kept).collect(),
+    }
+}
+
+/// What an audit of an answer needs to know of its request.
+pub(crate) struct Look {
+    pub(crate) app: Shared,
+    pub(crate) plan: Plan,
+    pub(crate) prompt: Vec<u32>,
+    /// The prompt as text, and where in it the user's own stands.
+    pub(crate) text: String,
+    pub(crate) content: Range<usize>,
+    pub(crate) max_tokens: usize,
+}
+
+impl Look {
+    /// What forgetting cost, or a note that says why it is not known.
+    pub(crate) async fn at(&self, whole: &Whole) -> Value {
+        let (reply, outcome) = oneshot::channel();
+        let prompt = self.prompt.len() as u32;
+        let audited = Audited {
+            plan: self.plan.clone(),
+            text: self.text.clone(),
+            content: self.content.clone(),
+            prompt: self.prompt.clone(),
+            answer: whole.tokens.clone(),
+            length: Length { prompt, longest: prompt + self.max_tokens as u32 },
+            reply,
+        };
+        let audit = match self.app.worker.audit(audited) {
+            Ok(()) => outcome.await,
+            Err(_) => return json!({ "note": "the server is stopping" }),
+        };
+        match audit {
+            Ok(Ok(audit)) => serde_json::to_value(audit).unwrap_or_default(),
+            Ok(Err(e)) => json!({ "note": e.to_string() }),
+            Err(_) => json!({ "note": "the server is stopping" }),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The thread that owns the model: takes tasks, goes on with all of them step by step, and tells how things stand.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -7,8 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use eunoe_core::{Error, Result};
-use eunoe_engine::Engine;
 use eunoe_engine::schedule::{Limits, Schedule, Standing, Task};
+use eunoe_engine::{Audit, AuditSettings, Engine, Length, Subject};
+use eunoe_kv::Plan;
+use tokio::sync::oneshot;
 
 use crate::error::ApiError;
 
@@ -19,7 +23,7 @@ pub type Open = Box<dyn FnOnce() -> Result<Engine> + Send>;
 pub(crate) struct Worker {
     engine: Arc<OnceLock<Arc<Engine>>>,
     failure: Arc<Mutex<Option<Error>>>,
-    tasks: Mutex<Option<Sender<Task>>>,
+    tasks: Mutex<Option<Sender<Job>>>,
     standing: Arc<Mutex<Standing>>,
     /// Tasks that were handed over and have not begun.
     most_waiting: usize,
@@ -45,7 +49,11 @@ impl Worker {
             Ok(opened) => {
                 let opened = Arc::new(opened);
                 engine.get_or_init(|| Arc::clone(&opened));
-                work(&opened, limits, &receiver, &standing, &stop);
+                let memory = limits.memory;
+                let schedule = Schedule::new(&opened, limits);
+                let (jobs, standing, stop) = (&receiver, &*standing, &*stop);
+                let audits = VecDeque::new();
+                Desk { engine: &opened, memory, schedule, audits, jobs, standing, stop }.work();
             }
         })?;
         Ok(worker)
@@ -75,10 +83,17 @@ impl Worker {
         standing.waiting += tasks.len();
         let sender = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = sender.as_ref().ok_or_else(ApiError::stopping)?;
-        match tasks.into_iter().all(|task| sender.send(task).is_ok()) {
+        match tasks.into_iter().all(|task| sender.send(Job::Answer(Box::new(task))).is_ok()) {
             true => Ok(()),
             false => Err(ApiError::stopping()),
         }
+    }
+
+    /// Hands an audit over; it waits for its room.
+    pub(crate) fn audit(&self, audit: Audited) -> std::result::Result<(), ApiError> {
+        let sender = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = sender.as_ref().ok_or_else(ApiError::stopping)?;
+        sender.send(Job::Audit(Box::new(audit))).map_err(|_| ApiError::stopping())
     }
 
     /// Takes no more tasks; those that are there go on.
@@ -92,29 +107,112 @@ impl Worker {
     }
 }
 
-fn work(
-    engine: &Engine,
-    limits: Limits,
-    tasks: &Receiver<Task>,
-    standing: &Mutex<Standing>,
-    stop: &AtomicBool,
-) {
-    let mut schedule = Schedule::new(engine, limits);
-    while !stop.load(Ordering::Relaxed) {
-        if schedule.is_idle() {
-            match tasks.recv() {
-                Ok(task) => schedule.submit(task),
-                Err(_) => return,
+/// What the worker is given to do.
+enum Job {
+    Answer(Box<Task>),
+    Audit(Box<Audited>),
+}
+
+/// An answer whose forgetting is to be measured.
+pub(crate) struct Audited {
+    pub(crate) plan: Plan,
+    /// The prompt as text, and where in it the user's own stands.
+    pub(crate) text: String,
+    pub(crate) content: Range<usize>,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) answer: Vec<u32>,
+    pub(crate) length: Length,
+    pub(crate) reply: oneshot::Sender<Result<Audit>>,
+}
+
+/// The worker's side.
+struct Desk<'a> {
+    engine: &'a Engine,
+    memory: u64,
+    schedule: Schedule<'a>,
+    audits: VecDeque<Audited>,
+    jobs: &'a Receiver<Job>,
+    standing: &'a Mutex<Standing>,
+    stop: &'a AtomicBool,
+}
+
+impl Desk<'_> {
+    /// Works until nobody can hand over more, or it is told to stop.
+    fn work(&mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            if self.schedule.is_idle() && self.audits.is_empty() {
+                match self.jobs.recv() {
+                    Ok(job) => self.take(job),
+                    Err(_) => return,
+                }
             }
+            self.step();
+            self.audit();
         }
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Answer(task) => self.schedule.submit(*task),
+            Job::Audit(audit) => self.audits.push_back(*audit),
+        }
+    }
+
+    /// Takes what has come, and goes on with all answers by a pass.
+    fn step(&mut self) {
         {
             // what is still in the channel counts as waiting too
-            let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
-            tasks.try_iter().for_each(|task| schedule.submit(task));
-            *standing = schedule.standing();
+            let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+            while let Ok(job) = self.jobs.try_recv() {
+                self.take(job);
+            }
+            *standing = self.schedule.standing();
         }
-        schedule.step();
-        *standing.lock().unwrap_or_else(PoisonError::into_inner) = schedule.standing();
+        self.schedule.step();
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = self.schedule.standing();
+    }
+
+    /// The oldest audit, once both of its memories have room beside the answers, which go on between its passes.
+    fn audit(&mut self) {
+        let Some(audit) = self.audits.front() else { return };
+        let needed = self.bytes_of(audit).and_then(|asked| match asked <= self.memory {
+            true => Ok(asked),
+            false => {
+                let what = "bytes of KV memory: an audit reads the text under full memory too".into();
+                let hint = "ask without the audit, or a server with more --memory".into();
+                Err(Error::Limit { what, asked, have: self.memory, hint })
+            }
+        });
+        let outcome = match needed {
+            Ok(bytes) if !self.schedule.set_aside(bytes) => return,
+            Ok(_) => {
+                let Some(audit) = self.audits.pop_front() else { return };
+                let outcome = self.look(&audit);
+                self.schedule.set_aside(0);
+                return drop(audit.reply.send(outcome));
+            }
+            Err(e) => Err(e),
+        };
+        if let Some(audit) = self.audits.pop_front() {
+            audit.reply.send(outcome).ok();
+        }
+    }
+
+    /// Bytes that the two memories of an audit take.
+    fn bytes_of(&self, audit: &Audited) -> Result<u64> {
+        let of = |plan: &Plan| Ok(self.engine.layout(plan, audit.length)?.bytes_after(usize::MAX));
+        Ok(of(&audit.plan)? + of(&Plan::parse("full")?)?)
+    }
+
+    fn look(&mut self, audit: &Audited) -> Result<Audit> {
+        let Audited { plan, text, content, prompt, answer, length, reply } = audit;
+        let (content, length) = (content.clone(), *length);
+        let subject = Subject { prompt: text, content, tokens: prompt, answer, length };
+        let engine = self.engine;
+        engine.audit(plan, &subject, &AuditSettings::default(), &mut |_| {
+            self.step();
+            !reply.is_closed() && !self.stop.load(Ordering::Relaxed)
+        })
     }
 }
 

@@ -220,6 +220,32 @@ fn company_changes_nothing_and_memory_is_given_back() {
 }
 
 #[test]
+fn an_audit_is_that_of_run_and_lets_others_go_on() {
+    let server = Server::start(&[]);
+    let mut body = ask("a2sf @ 64tok", 60, 8);
+    body["memory"]["audit"] = json!(true);
+    let audit = &server.complete(&body)["memory"]["audit"];
+    let args = ["run", "--json", "--raw", "--audit", "-n", "8", "--kv", "a2sf @ 64tok", "-m"];
+    let output =
+        server.bench.eunoe(&args).arg(server.bench.path("toy.gguf")).arg(prompt(60)).output().unwrap();
+    let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(audit["kl_mean"].as_f64().unwrap() > 0.0, "{audit}");
+    assert_eq!(audit, &run["audit"]);
+    thread::scope(|scope| {
+        let audited = scope.spawn(|| server.complete(&body));
+        let others: Vec<_> = (0..4).map(|i| scope.spawn(move || (i, ask("full", 20 + i, 5)))).collect();
+        for other in others {
+            let (_, ask) = other.join().unwrap();
+            assert_eq!(server.complete(&ask)["choices"][0]["finish_reason"], "length");
+        }
+        assert_eq!(&audited.join().unwrap()["memory"]["audit"], audit, "company changes nothing");
+    });
+    let small = Server::start(&["--memory", "256KiB"]);
+    let note = &small.complete(&body)["memory"]["audit"]["note"];
+    assert!(note.as_str().unwrap().contains("full memory too"), "{note}");
+}
+
+#[test]
 fn who_hangs_up_gives_the_memory_back() {
     let server = Server::start(&[]);
     let body =

@@ -66,13 +66,22 @@ pub struct Schedule<'e> {
     waiting: VecDeque<Task>,
     /// Oldest first.
     active: Vec<Active<'e>>,
+    /// Bytes that something beside the tasks takes.
+    aside: u64,
     standing: Standing,
 }
 
 impl<'e> Schedule<'e> {
     /// Nothing to do yet.
     pub fn new(engine: &'e Engine, limits: Limits) -> Self {
-        Self { engine, limits, waiting: VecDeque::new(), active: Vec::new(), standing: Standing::default() }
+        Self {
+            engine,
+            limits,
+            waiting: VecDeque::new(),
+            active: Vec::new(),
+            aside: 0,
+            standing: Standing::default(),
+        }
     }
 
     /// Whether a task could be answered if it were alone.
@@ -88,6 +97,21 @@ impl<'e> Schedule<'e> {
         self.waiting.push_back(task);
     }
 
+    /// Sets bytes aside for something beside the tasks, in place of what was set aside before; `false`, and nothing changes, while
+    /// the sequences in memory leave no room for it.
+    pub fn set_aside(&mut self, bytes: u64) -> bool {
+        let fits = self.bytes_after(AHEAD).saturating_add(bytes) <= self.limits.memory || bytes == 0;
+        if fits {
+            self.aside = bytes;
+        }
+        fits
+    }
+
+    /// Bytes that the tasks may take.
+    fn memory(&self) -> u64 {
+        self.limits.memory - self.aside
+    }
+
     /// Whether nothing is to be done.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.active.is_empty()
@@ -97,7 +121,7 @@ impl<'e> Schedule<'e> {
     pub fn standing(&self) -> Standing {
         let parked = self.active.iter().filter(|a| a.swapped.is_some()).count();
         let (running, waiting) = (self.active.len() - parked, self.waiting.len());
-        Standing { live_bytes: self.bytes_after(0), running, parked, waiting, ..self.standing }
+        Standing { live_bytes: self.bytes_after(0) + self.aside, running, parked, waiting, ..self.standing }
     }
 
     /// One forward pass over what fits; then tells everybody what came of it.
@@ -132,7 +156,7 @@ impl<'e> Schedule<'e> {
                 continue;
             }
             let needed = self.active[index].session.kv.most_after(AHEAD);
-            if self.here().next().is_some() && self.bytes_after(AHEAD) + needed > self.limits.memory {
+            if self.here().next().is_some() && self.bytes_after(AHEAD) + needed > self.memory() {
                 return;
             }
             let a = &mut self.active[index];
@@ -155,7 +179,7 @@ impl<'e> Schedule<'e> {
                 }
             };
             let needed = layout.bytes_after(task.prompt.len() + AHEAD);
-            if !self.active.is_empty() && self.bytes_after(AHEAD) + needed > self.limits.memory {
+            if !self.active.is_empty() && self.bytes_after(AHEAD) + needed > self.memory() {
                 return self.waiting.push_front(task);
             }
             let guide = task.guide.take();
@@ -180,8 +204,8 @@ impl<'e> Schedule<'e> {
             }
             let most = if a.is_reading() { share } else { 1 };
             let pick = (index, a.rows(most).0.len());
-            while self.bytes_of(&picks, pick) > self.limits.memory && self.park_youngest(index) {}
-            if self.bytes_of(&picks, pick) <= self.limits.memory {
+            while self.bytes_of(&picks, pick) > self.memory() && self.park_youngest(index) {}
+            if self.bytes_of(&picks, pick) <= self.memory() {
                 picks.push(pick);
             }
         }
@@ -213,7 +237,7 @@ impl<'e> Schedule<'e> {
     /// Reads the rows, and tells. Where the pass fails, each sequence begins again and goes on alone, so that one cannot take
     /// the others with it.
     fn pass(&mut self, picks: &[(usize, usize)]) {
-        let bytes = self.bytes_of(picks, (usize::MAX, 0));
+        let bytes = self.bytes_of(picks, (usize::MAX, 0)) + self.aside;
         self.standing.peak_bytes = self.standing.peak_bytes.max(bytes);
         let mut of = picks.iter().peekable();
         let mut parts: Vec<(&mut Active<'e>, Vec<u32>, usize)> = Vec::new();

@@ -9,7 +9,7 @@ use eunoe_engine::{Engine, TokenLogProb};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::params::{COMMON, ChatMessage, Common, body, known, likeliest, read, rendered};
+use super::params::{COMMON, ChatMessage, Common, body, known, last_of_user, likeliest, read, rendered};
 use super::stream::{Chunks, Of, memory, piece, reason, sse, usage};
 use crate::ask::{Whole, all, submit};
 use crate::error::ApiError;
@@ -38,8 +38,10 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         (false, None | Some(0)) => None,
         (false, _) => return Err(ApiError::param("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
     };
-    let prompt = engine.tokenizer.encode_prompt(&rendered(&engine, own.messages, true)?);
-    let ask = common.ask(&app, &engine, prompt, log_probs, None)?;
+    let said = last_of_user(&own.messages);
+    let text = rendered(&engine, own.messages, true)?;
+    let ask = common.ask(&app, &engine, engine.tokenizer.encode_prompt(&text), log_probs, None)?;
+    let look = common.look(&app, &ask, text, &said);
     let of = Of { count: ask.count, prompt_tokens: ask.prompt.len(), usage: common.usage() };
     let chunks = Chat {
         engine,
@@ -50,10 +52,14 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
     };
     let outs = submit(&app, ask)?;
     if common.stream == Some(true) {
-        return Ok(sse(outs, of, chunks));
+        return Ok(sse(outs, of, look, chunks));
     }
     let wholes = all(&app, outs, of.count).await?;
-    Ok(Json(chunks.whole(&wholes)).into_response())
+    let mut answer = chunks.whole(&wholes);
+    if let (Some(look), Some(whole)) = (look, wholes.first()) {
+        answer["memory"]["audit"] = look.at(whole).await;
+    }
+    Ok(Json(answer).into_response())
 }
 
 /// One answer, or several to the same messages.
@@ -74,7 +80,7 @@ impl Chat {
                 "memory": memory(&self.engine, &self.prompt, whole),
             })
         };
-        let completion = wholes.iter().map(|whole| whole.completion_tokens).sum();
+        let completion = wholes.iter().map(|whole| whole.tokens.len()).sum();
         json!({
             "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model,
             "choices": wholes.iter().enumerate().map(choice).collect::<Vec<_>>(),

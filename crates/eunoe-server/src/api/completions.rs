@@ -94,10 +94,12 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
     });
     let asks: Vec<Ask> = asks.collect::<Result<_, _>>()?;
     let of = Of { count: asks[0].count, prompt_tokens: text.prompt.len(), usage: common.usage() };
+    let whole_text = engine.tokenizer.decode(&text.prompt);
+    let look = common.look(&app, &asks[0], whole_text.clone(), &whole_text);
     let prompts: Vec<Vec<u32>> = asks.iter().map(|ask| ask.prompt.clone()).collect();
     let mut outs = asks.into_iter().map(|ask| submit(&app, ask)).collect::<Result<Vec<_>, _>>()?;
     if common.stream == Some(true) {
-        return Ok(sse(outs.remove(0), of, text));
+        return Ok(sse(outs.remove(0), of, look, text));
     }
     let (mut choices, mut completion, mut read) = (Vec::new(), 0, 0);
     let mut first = None;
@@ -105,8 +107,14 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         text.prompt = prompt;
         read += text.prompt.len();
         for whole in all(&app, outs, of.count).await? {
-            completion += whole.completion_tokens;
-            first.get_or_insert_with(|| text.memory(&whole));
+            completion += whole.tokens.len();
+            if first.is_none() {
+                let mut memory = text.memory(&whole);
+                if let Some(look) = &look {
+                    memory["audit"] = look.at(&whole).await;
+                }
+                first = Some(memory);
+            }
             choices.push(text.choice(choices.len(), &whole));
         }
     }

@@ -1,6 +1,7 @@
 //! Parameters of requests: all that is known is read, all else is refused by name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::ask::Ask;
+use crate::ask::{Ask, Look};
 use crate::error::ApiError;
 use crate::{App, Shared};
 
@@ -151,6 +152,9 @@ pub(super) struct StreamOptions {
 #[serde(deny_unknown_fields)]
 pub(super) struct Memory {
     plan: Option<String>,
+    /// Read the text under full memory too, and tell what forgetting cost.
+    #[serde(default)]
+    audit: bool,
     /// Tell how the memory fills, and what is held at the end.
     #[serde(default)]
     pub(super) live: bool,
@@ -267,6 +271,16 @@ impl Common {
         self.stream_options.is_some_and(|options| options.include_usage)
     }
 
+    /// What an audit needs, where it is asked for. `own` is the user's own text.
+    pub(super) fn look(&self, app: &Shared, ask: &Ask, text: String, own: &str) -> Option<Look> {
+        self.memory.as_ref().filter(|memory| memory.audit)?;
+        let own = own.trim();
+        let content = text.find(own).map_or(0..text.len(), |start| start..start + own.len());
+        let (plan, prompt, max_tokens) =
+            (ask.plan.clone(), ask.prompt.clone(), ask.request.max_tokens.max(1));
+        Some(Look { app: Arc::clone(app), plan, prompt, text, content, max_tokens })
+    }
+
     /// All of it together. Answers that name no length get the server's, or what the window leaves.
     ///
     /// # Errors
@@ -317,6 +331,17 @@ enum Content {
 struct Part {
     r#type: String,
     text: Option<String>,
+}
+
+/// What the user said last.
+pub(super) fn last_of_user(messages: &[ChatMessage]) -> String {
+    let last =
+        messages.iter().rfind(|message| message.role == "user").and_then(|message| message.content.as_ref());
+    match last {
+        Some(Content::Text(text)) => text.clone(),
+        Some(Content::Parts(parts)) => parts.iter().filter_map(|part| part.text.as_deref()).collect(),
+        None => String::new(),
+    }
 }
 
 /// A conversation in the model's template.

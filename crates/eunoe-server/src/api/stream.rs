@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::ask::{Out, Outs, Whole};
+use crate::ask::{Look, Out, Outs, Whole};
 use crate::error::ApiError;
 
 /// Time after which an empty comment keeps a silent stream open.
@@ -41,16 +41,16 @@ pub(super) struct Of {
 }
 
 /// Sends chunks as they come; at the end the memory, with the usage where asked for.
-pub(super) fn sse(outs: Outs, of: Of, chunks: impl Chunks) -> Response {
+pub(super) fn sse(outs: Outs, of: Of, look: Option<Look>, chunks: impl Chunks) -> Response {
     let (sender, receiver) = unbounded_channel();
-    tokio::spawn(send(outs, of, chunks, sender));
+    tokio::spawn(send(outs, of, look, chunks, sender));
     let events = UnboundedReceiverStream::new(receiver);
     Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE)).into_response()
 }
 
 type Events = UnboundedSender<Result<Event, Infallible>>;
 
-async fn send(mut outs: Outs, of: Of, mut chunks: impl Chunks, sender: Events) {
+async fn send(mut outs: Outs, of: Of, look: Option<Look>, mut chunks: impl Chunks, sender: Events) {
     let say = |value: Value| sender.send(Ok(Event::default().data(value.to_string()))).is_ok();
     let mut begun = vec![false; of.count];
     let mut wholes: Vec<Box<Whole>> = Vec::new();
@@ -92,12 +92,18 @@ async fn send(mut outs: Outs, of: Of, mut chunks: impl Chunks, sender: Events) {
         }
     }
     let mut chunk = chunks.empty();
-    let completion = wholes.iter().map(|whole| whole.completion_tokens).sum();
+    let completion = wholes.iter().map(|whole| whole.tokens.len()).sum();
     if of.usage {
         chunk["usage"] = usage(of.prompt_tokens, completion);
     }
     if let Some(whole) = wholes.first() {
         chunk["memory"] = chunks.memory(whole);
+        if let Some(look) = look {
+            chunk["memory"]["audit"] = tokio::select! {
+                () = sender.closed() => return,
+                audit = look.at(whole) => audit,
+            };
+        }
     }
     say(chunk);
     sender.send(Ok(Event::default().data("[DONE]"))).ok();
