@@ -22,6 +22,8 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Taken from the logits of tokens for each time that the answer holds them.
     pub frequency_penalty: f32,
+    /// Tokens with what is added to their logits after penalties; a token named twice gets both.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Same seed, same answer.
     pub seed: u64,
 }
@@ -36,6 +38,7 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: 0,
         }
     }
@@ -58,7 +61,12 @@ impl Sampling {
                 return Err(Error::Invalid(format!("{name} `{value}` is not {want}")));
             }
         }
-        Ok(())
+        match self.logit_bias.iter().find(|(_, bias)| !bias.is_finite()) {
+            Some((token, bias)) => {
+                Err(Error::Invalid(format!("logit-bias `{bias}` of token {token} is not a number")))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -84,13 +92,14 @@ impl Sampler {
         Ok(Self { rule: rule.clone(), random: fastrand::Rng::with_seed(rule.seed), counts })
     }
 
-    /// The next token. The order of operations: penalties, guide, temperature, top-k, top-p, min-p, draw.
+    /// The next token. The order of operations: penalties, biases, guide, temperature, top-k, top-p, min-p, draw.
     ///
     /// # Errors
-    /// Those of the guide, which says what may come after penalties.
+    /// Those of the guide, which says what may come after penalties and biases.
     pub fn next(&mut self, logits: &[f32], guide: Option<&mut (dyn Guide + 'static)>) -> Result<u32> {
         let mut logits = logits.to_vec();
         self.penalise(&mut logits);
+        self.bias(&mut logits);
         if let Some(guide) = guide {
             guide.mask(&mut logits)?;
         }
@@ -113,6 +122,15 @@ impl Sampler {
         }
     }
 
+    /// Tokens outside the vocabulary are passed over.
+    fn bias(&self, logits: &mut [f32]) {
+        for (token, bias) in &self.rule.logit_bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
+    }
+
     fn draw(&mut self, logits: &[f32]) -> u32 {
         let r = &self.rule;
         let count = if r.top_k == 0 { logits.len() } else { r.top_k.min(logits.len()) };
@@ -128,7 +146,9 @@ impl Sampler {
             before < f64::from(r.top_p)
         });
         let keep = nucleus.count().max(1);
-        let keep = weights[..keep].iter().take_while(|w| **w >= f64::from(r.min_p)).count().max(1);
+        // What a guide made impossible weighs nothing, and must not be what rounding leaves at the end.
+        let stays = |w: &&f64| **w > 0.0 && **w >= f64::from(r.min_p);
+        let keep = weights[..keep].iter().take_while(stays).count().max(1);
         kept.truncate(keep);
         weights.truncate(keep);
         let mut at = self.random.f64() * weights.iter().sum::<f64>();
@@ -217,6 +237,45 @@ mod tests {
         assert!((logits[0] - 0.3).abs() < 1e-6 && logits[1] == -2.0 && logits[2] == 0.25, "{logits:?}");
     }
 
+    /// Repetition makes 2 of 4 for token 1, then the biases 2 + 0.5 - 1.5 = 1; the other way it would be
+    /// (4 + 0.5 - 1.5) / 2 = 1.5. Token 0 has 0.5 + 0.75 = 1.25, between the two; token 9 is not there.
+    #[test]
+    fn biases_are_added_after_penalties_by_hand() {
+        let logit_bias = vec![(1, 0.5), (9, 4.0), (0, 0.75), (1, -1.5)];
+        let rule = Sampling { repetition_penalty: 2.0, logit_bias, ..Sampling::default() };
+        let mut sampler = Sampler::new(&rule, &[1]).unwrap();
+        assert_eq!(sampler.next(&[0.5, 4.0, -1.0], None).unwrap(), 0);
+    }
+
+    /// Only the token of the middle may come: the bias comes before that.
+    struct Middle(Vec<f32>);
+
+    impl Guide for Middle {
+        fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
+            self.0 = logits.to_vec();
+            (logits[0], logits[2]) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+            Ok(())
+        }
+
+        fn accept(&mut self, _: u32) -> Result<bool> {
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn no_bias_outweighs_a_guide() {
+        for temperature in [0.0, 1.0] {
+            let logit_bias = vec![(0, 100.0), (1, -100.0)];
+            let rule = Sampling { temperature, logit_bias, ..Sampling::default() };
+            let mut guide = Middle(Vec::new());
+            for seed in 0..50 {
+                let mut sampler = sampler(Sampling { seed, ..rule.clone() });
+                assert_eq!(sampler.next(&[0.0, 1.0, 2.0], Some(&mut guide)).unwrap(), 1);
+            }
+            assert_eq!(guide.0, [100.0, -99.0, 2.0]);
+        }
+    }
+
     #[test]
     fn values_that_cannot_be_are_named() {
         for (rule, name) in [
@@ -224,6 +283,7 @@ mod tests {
             (Sampling { top_p: 0.0, ..Sampling::default() }, "top-p"),
             (Sampling { min_p: f32::NAN, ..Sampling::default() }, "min-p"),
             (Sampling { repetition_penalty: 0.0, ..Sampling::default() }, "repetition-penalty"),
+            (Sampling { logit_bias: vec![(7, f32::NAN)], ..Sampling::default() }, "of token 7"),
         ] {
             assert!(rule.check().unwrap_err().to_string().contains(name));
         }
