@@ -1,19 +1,25 @@
 //! Chat templates: a conversation rendered to the text that the model was trained on.
 //!
 //! The environment is the one that Hugging Face's `apply_chat_template` gives to templates. A template is part of a
-//! downloaded file and is not trusted: it runs on a budget of steps and memory.
+//! downloaded file and is not trusted: it runs on a budget of steps and memory. Neither is what messages say: in
+//! [`ChatTemplate::encode`] it never becomes a control token.
+
+mod message;
 
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use eunoe_core::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use crate::gguf::Gguf;
+use crate::tokenizer::Tokenizer;
+pub use message::{Function, Message, ToolCall};
+use message::{change_texts, free_mark};
 
 const NAME: &str = "chat template";
 
@@ -24,28 +30,13 @@ const FUEL_PER_MESSAGE: u64 = 10_000;
 const BASE_OUTPUT: usize = 1 << 20;
 const OUTPUT_PER_INPUT: usize = 4;
 
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`; a template may know more.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of a role.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
-
 /// A compiled template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    knows_tools: bool,
 }
 
 impl ChatTemplate {
@@ -76,23 +67,80 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: &str| strftime(format, seconds_now()));
         environment.add_template_owned(NAME, source.to_owned()).map_err(|e| unreadable(&e))?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        let read = environment.get_template(NAME).map_err(|e| unreadable(&e))?.undeclared_variables(false);
+        let knows_tools = read.contains("tools");
+        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned(), knows_tools })
     }
 
-    /// The text of a conversation, ready for `Tokenizer::encode_prompt`; `add_generation_prompt` opens the model's own
-    /// turn at the end.
+    /// Whether the template does anything with tools.
+    pub fn knows_tools(&self) -> bool {
+        self.knows_tools
+    }
+
+    /// The text of a conversation without tools; `add_generation_prompt` opens the model's own turn at the end. What a
+    /// message says stands in it as it is, names of control tokens included: [`ChatTemplate::encode`] tells them apart.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the template's own complaint, or when it does not end or writes without end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let input: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        self.render_with(messages, &[], add_generation_prompt)
+    }
+
+    /// [`ChatTemplate::render`] with `tools`, each as clients send it:
+    /// `{"type": "function", "function": {"name": …, "description": …, "parameters": …}}`.
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::render`].
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        self.write(&self.seen(messages), tools, add_generation_prompt)
+    }
+
+    /// The tokens of a conversation, ready to be read. They are those of [`ChatTemplate::render_with`] through
+    /// [`Tokenizer::encode_prompt`], except that no control token begins in a text of `messages` or `tools`: there its
+    /// name is a text like any other.
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::render`].
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>> {
+        let (mut messages, mut tools) = (self.seen(messages), tools.to_vec());
+        let source = self.environment.get_template(NAME).map_err(|e| unreadable(&e))?.source().to_owned();
+        let texts = [&messages, &tools].map(|values| serde_json::Value::from(values.as_slice()).to_string());
+        let mark = free_mark(&[&source, &texts[0], &texts[1]])?;
+        for value in messages.iter_mut().chain(&mut tools) {
+            change_texts(value, &|text| tokenizer.mark_names(text, mark).into_owned());
+        }
+        let text = self.write(&messages, &tools, add_generation_prompt)?;
+        Ok(tokenizer.encode_marked(&text, mark))
+    }
+
+    fn seen(&self, messages: &[Message]) -> Vec<serde_json::Value> {
+        messages.iter().map(|message| message.to_json(self.knows_tools)).collect()
+    }
+
+    fn write(
+        &self,
+        messages: &[serde_json::Value],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let input: usize = messages.iter().chain(tools).map(|value| value.to_string().len()).sum();
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + input as u64));
         let mut out = Bounded { bytes: Vec::new(), limit: BASE_OUTPUT + OUTPUT_PER_INPUT * input };
-        let turn =
-            |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
         let values = context! {
-            messages => messages.iter().map(turn).collect::<Vec<_>>(),
+            messages => Value::from(Serde(messages)),
+            tools => (!tools.is_empty()).then(|| Value::from(Serde(tools))),
             add_generation_prompt,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
@@ -284,6 +332,36 @@ mod tests {
         assert!(matches!(render("ab{% if %}"), Err(Error::Format { offset: 8, .. })));
         assert!(matches!(render("{{ missing.field }}"), Err(Error::Invalid(_))));
         assert_eq!(render("{% if tools %}x{% endif %}y").unwrap(), "y");
+    }
+
+    #[test]
+    fn templates_see_tools_and_calls_as_with_transformers() {
+        let source = "{% for t in tools %}{{ t | tojson }}{% endfor %}\
+            {% for m in messages %}{{ m.role }}:{{ m.content is none }}{% for c in m.tool_calls %}\
+            {{ c.function.name }}({{ c.function.arguments | tojson }}){{ c.function.arguments.x }}{% endfor %}\
+            {{ m.tool_call_id }}{{ m.name is defined }};{% endfor %}";
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        assert!(template.knows_tools());
+        let calls = vec![ToolCall::new("c1", "f", r#"{"y": 1, "x": [2]}"#)];
+        let messages = [
+            Message { content: None, tool_calls: calls, ..Message::new("assistant", "") },
+            Message { tool_call_id: Some("c1".into()), ..Message::new("tool", "3") },
+        ];
+        let tools = [serde_json::json!({ "type": "function", "function": { "name": "f" } })];
+        assert_eq!(
+            template.render_with(&messages, &tools, false).unwrap(),
+            r#"{"type": "function", "function": {"name": "f"}}assistant:Truef({"y": 1, "x": [2]})[2]False;tool:Falsec1False;"#
+        );
+    }
+
+    #[test]
+    fn a_template_that_never_reads_tools_does_not_know_them() {
+        let knows = |source: &str| ChatTemplate::new(source, "", "").unwrap().knows_tools();
+        assert!(!knows("{% set tools = [] %}{{ messages.tools }}{{ tools }}"));
+        assert!(knows("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}"));
+        let plain = ChatTemplate::new("{{ '<' + messages[0].content + '>' }}", "", "").unwrap();
+        let silent = Message { content: None, ..Message::new("assistant", "") };
+        assert_eq!(plain.render(&[silent], false).unwrap(), "<>", "and puts content into its text unasked");
     }
 
     #[test]

@@ -101,12 +101,16 @@ impl Report {
     }
 }
 
-/// Tokens of one user's message in the model's template, or of the text alone.
+/// Tokens of one user's message in the model's template, where names of control tokens in the message are text; or of the
+/// text alone, where they are not.
 ///
 /// # Errors
 /// The template's own complaint.
 pub fn prompt_tokens(engine: &Engine, system: Option<&str>, text: &str, raw: bool) -> Result<Vec<u32>> {
-    Ok(engine.tokenizer.encode_prompt(&prompt_text(engine, system, text, raw)?))
+    Ok(match engine.template.as_ref().filter(|_| !raw) {
+        Some(template) => template.encode(&engine.tokenizer, &messages(system, text), &[], true)?,
+        None => engine.tokenizer.encode_prompt(text),
+    })
 }
 
 /// One user's message in the model's template, or the text alone.
@@ -115,13 +119,14 @@ pub fn prompt_tokens(engine: &Engine, system: Option<&str>, text: &str, raw: boo
 /// The template's own complaint.
 pub fn prompt_text(engine: &Engine, system: Option<&str>, text: &str, raw: bool) -> Result<String> {
     Ok(match engine.template.as_ref().filter(|_| !raw) {
-        Some(template) => {
-            let system = system.map(|system| Message::new("system", system));
-            let messages: Vec<_> = system.into_iter().chain([Message::new("user", text)]).collect();
-            template.render(&messages, true)?
-        }
+        Some(template) => template.render(&messages(system, text), true)?,
         None => text.to_owned(),
     })
+}
+
+fn messages(system: Option<&str>, text: &str) -> Vec<Message> {
+    let system = system.map(|system| Message::new("system", system));
+    system.into_iter().chain([Message::new("user", text)]).collect()
 }
 
 /// Where the user's own text stands in a rendered prompt; all of it where the template changed the text.

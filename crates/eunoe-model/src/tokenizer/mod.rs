@@ -5,6 +5,7 @@
 
 mod bpe;
 mod decoder;
+mod marked;
 mod merge;
 mod pre;
 mod special;
@@ -12,6 +13,7 @@ mod spm;
 mod vocab;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use eunoe_core::{Error, Result};
 use hashbrown::HashMap;
@@ -60,12 +62,15 @@ enum Model {
     Spm { spm: Spm, space_prefix: bool },
 }
 
-/// A model's tokenizer.
+/// A model's tokenizer. Clones share its tables.
+#[derive(Clone)]
 pub struct Tokenizer {
-    model: Model,
+    model: Arc<Model>,
     /// Tokens that plain text can hold, and all that a rendered template can.
-    user: Specials,
-    special: Specials,
+    user: Arc<Specials>,
+    special: Arc<Specials>,
+    /// Control tokens that a text must not spell by chance.
+    control: Arc<Specials>,
     add_bos: bool,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -119,6 +124,9 @@ impl Tokenizer {
         let vocab = model.vocab();
         let user = Specials::new(vocab.of_kinds(&[Kind::User]));
         let special = Specials::new(vocab.of_kinds(&[Kind::User, Kind::Control, Kind::Unknown]));
+        let is_name = |name: &[u8]| std::str::from_utf8(name).is_ok_and(|name| name.chars().nth(1).is_some());
+        let names = vocab.of_kinds(&[Kind::Control, Kind::Unknown]).filter(|(_, name)| is_name(name));
+        let control = Specials::new(names);
         let named = |name: &&str| special.get(name.as_bytes());
         let bos = special_id(gguf, "bos", defaults[0], vocab.len())?;
         let eos = special_id(gguf, "eos", defaults[1], vocab.len())?;
@@ -129,7 +137,8 @@ impl Tokenizer {
         stops.sort_unstable();
         stops.dedup();
         let add_bos = gguf.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(always_bos);
-        Ok(Self { user, special, add_bos, bos, eos, eot, stops, model })
+        let [user, special, control] = [user, special, control].map(Arc::new);
+        Ok(Self { user, special, control, add_bos, bos, eos, eot, stops, model: Arc::new(model) })
     }
 
     /// Tokens of plain text: nothing is added, and the names of control tokens are ordinary text.
@@ -143,9 +152,13 @@ impl Tokenizer {
     }
 
     /// [`Tokenizer::encode_special`] with exactly one `bos` in front if the model wants one, whether or not the text
-    /// already starts with it.
+    /// already starts with it. Whoever wrote a part of the text can spell control tokens in it:
+    /// [`ChatTemplate::encode`](crate::chat::ChatTemplate::encode) is for conversations with strangers.
     pub fn encode_prompt(&self, text: &str) -> Vec<u32> {
-        let mut ids = self.encode_special(text);
+        self.with_one_bos(self.encode_special(text))
+    }
+
+    fn with_one_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
         if let Some(bos) = self.bos.filter(|_| self.add_bos) {
             let present = ids.iter().take_while(|&&id| id == bos).count();
             ids.splice(..present, [bos]);
@@ -155,6 +168,11 @@ impl Tokenizer {
 
     fn encode_with(&self, text: &str, specials: &Specials) -> Vec<u32> {
         let mut encoder = Encoder::new(&self.model);
+        self.encode_into(&mut encoder, text, specials);
+        encoder.out
+    }
+
+    fn encode_into(&self, encoder: &mut Encoder<'_>, text: &str, specials: &Specials) {
         let mut at = 0;
         for found in specials.find(text) {
             encoder.text(&text[at..found.start]);
@@ -162,7 +180,6 @@ impl Tokenizer {
             at = found.end;
         }
         encoder.text(&text[at..]);
-        encoder.out
     }
 
     /// The text of tokens; invalid UTF-8 becomes U+FFFD, control and unknown ids nothing. A space that
@@ -170,7 +187,7 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.piece(id)).copied().collect();
         let text = String::from_utf8_lossy(&bytes);
-        match &self.model {
+        match &*self.model {
             Model::Spm { space_prefix: true, .. } => text.strip_prefix(' ').unwrap_or(&text).to_owned(),
             _ => text.into_owned(),
         }

@@ -42,6 +42,17 @@ impl Specials {
         self.by_len.iter().find(|(len, _)| *len == text.len())?.1.get(text).copied()
     }
 
+    /// Whether some token is longer than `part` and begins with it.
+    pub(super) fn begins(&self, part: &[u8]) -> bool {
+        let longer = self.by_len.iter().take_while(|(len, _)| *len > part.len());
+        longer.flat_map(|(_, tokens)| tokens.keys()).any(|token| token.starts_with(part))
+    }
+
+    /// Bytes of the longest token.
+    pub(super) fn longest(&self) -> usize {
+        self.by_len.first().map_or(0, |(len, _)| *len)
+    }
+
     /// Every match in `text`, in order, none overlapping.
     pub(super) fn find(&self, text: &str) -> Vec<Match> {
         let text = text.as_bytes();

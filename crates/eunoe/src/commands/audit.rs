@@ -84,7 +84,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     let engine = open::engine(&args.model.model, args.plan.exact, ctx)?;
     let prompt = answer::prompt_text(&engine, None, &text, args.raw)?;
-    let tokens = engine.tokenizer.encode_prompt(&prompt);
+    let tokens = answer::prompt_tokens(&engine, None, &text, args.raw)?;
     let length = super::run::length(tokens.len(), args.tokens)?;
     holds_both(&engine, &plan, length, args.memory.memory)?;
     let mut session = engine.session(&plan, length)?;

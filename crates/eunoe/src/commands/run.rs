@@ -103,7 +103,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         eprintln!("note: this model has no chat template; the text is read as it is");
     }
     let prompt = answer::prompt_text(&engine, args.system.as_deref(), &text, args.raw)?;
-    let tokens = engine.tokenizer.encode_prompt(&prompt);
+    let tokens = answer::prompt_tokens(&engine, args.system.as_deref(), &text, args.raw)?;
     let length = length(tokens.len(), args.tokens)?;
     let asked = args.plan.asked(&args.model)?;
     let plan = memory::choose(&engine, &args.model.model, asked.as_ref(), length, args.memory.memory)?;
