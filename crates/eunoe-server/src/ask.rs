@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use eunoe_core::Error;
 use eunoe_engine::schedule::{News, Schedule, Task};
-use eunoe_engine::{Bill, FinishReason, Length, Request, Session, TokenLogProb};
+use eunoe_engine::{Bill, FinishReason, Guide, Length, Request, Session, TokenLogProb};
 use eunoe_kv::Plan;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::Shared;
 use crate::error::ApiError;
+use crate::tools::{Choice, Tool};
 use crate::worker::Audited;
 
 /// Rows after which the live memory is told again while a prompt is read, and tokens while an answer is written.
@@ -30,16 +31,61 @@ pub(crate) struct Ask {
     pub(crate) count: usize,
     /// Score the prompt's own tokens, with so many likeliest beside each.
     pub(crate) echo: Option<usize>,
+    /// What the answer has to follow.
+    pub(crate) form: Form,
     /// Tell how the memory fills.
     pub(crate) live: bool,
     /// The mean of the streams of all tokens is asked for.
     pub(crate) pool: bool,
 }
 
+/// What an answer has to follow.
+pub(crate) enum Form {
+    /// Nothing.
+    Text,
+    /// Any JSON object.
+    Object,
+    /// JSON by this schema.
+    Schema(Value),
+    /// Calls of tools, as the choice says.
+    Calls(Vec<Tool>, Choice),
+}
+
+impl Form {
+    fn guide(&self, app: &Shared) -> Result<Option<Box<dyn Guide>>, ApiError> {
+        Ok(match self {
+            Self::Text | Self::Calls(_, Choice::None | Choice::Auto) => None,
+            Self::Object => Some(app.guides()?.json_object()?),
+            Self::Schema(schema) => Some(
+                app.guides()?
+                    .json_schema(schema)
+                    .map_err(|e| ApiError::param("response_format", e.to_string()))?,
+            ),
+            Self::Calls(tools, choice) => {
+                choice.guide(tools, &*app.guides()?).map_err(|e| ApiError::param("tools", e.to_string()))?
+            }
+        })
+    }
+
+    /// Whether calls of tools are looked for in the answer.
+    pub(crate) fn has_calls(&self) -> bool {
+        matches!(self, Self::Calls(_, choice) if *choice != Choice::None)
+    }
+}
+
 impl Ask {
     /// The mean of the streams of all tokens of a text.
     pub(crate) fn pooled(plan: Plan, prompt: Vec<u32>) -> Self {
-        Self { plan, prompt, request: Request::default(), count: 1, echo: None, live: false, pool: true }
+        Self {
+            plan,
+            prompt,
+            request: Request::default(),
+            count: 1,
+            echo: None,
+            form: Form::Text,
+            live: false,
+            pool: true,
+        }
     }
 }
 
@@ -98,7 +144,8 @@ pub(crate) fn submit(app: &Shared, ask: Ask) -> Result<Outs, ApiError> {
         request.sampling.seed = request.sampling.seed.wrapping_add(index as u64);
         let hear = Box::new(hear(app, sender.clone(), index, &ask));
         let (plan, prompt) = (ask.plan.clone(), ask.prompt.clone());
-        tasks.push(Task { plan, prompt, request, guide: None, echo: ask.echo, pool: ask.pool, hear });
+        let guide = ask.form.guide(app)?;
+        tasks.push(Task { plan, prompt, request, guide, echo: ask.echo, pool: ask.pool, hear });
     }
     if let Some(task) = tasks.first() {
         Schedule::check(engine, task, app.settings.memory)?;

@@ -6,20 +6,24 @@
 mod api;
 mod ask;
 mod error;
+mod guide;
 mod http;
 mod metrics;
 mod page;
 mod settings;
+mod tools;
 mod worker;
 
 pub use http::{run, serve};
 pub use settings::{Attach, Settings};
 pub use worker::Open;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use error::ApiError;
+use guide::Guides;
 use metrics::Metrics;
 use worker::Worker;
 
@@ -28,6 +32,8 @@ pub(crate) struct App {
     settings: Settings,
     worker: Worker,
     metrics: Metrics,
+    /// Made when they are first asked for.
+    guides: Mutex<Option<Arc<Guides>>>,
     /// Of the process's start, in seconds since 1970.
     since: u64,
     /// Numbers of requests.
@@ -38,7 +44,17 @@ pub(crate) type Shared = Arc<App>;
 
 impl App {
     fn new(settings: Settings, worker: Worker) -> Self {
-        Self { settings, worker, metrics: Metrics::new(), since: now(), next: AtomicU64::new(0) }
+        let (metrics, guides) = (Metrics::new(), Mutex::default());
+        Self { settings, worker, metrics, guides, since: now(), next: AtomicU64::new(0) }
+    }
+
+    /// What holds answers to a grammar.
+    fn guides(&self) -> Result<Arc<Guides>, ApiError> {
+        let mut guides = self.guides.lock().unwrap_or_else(PoisonError::into_inner);
+        if guides.is_none() {
+            *guides = Some(Arc::new(Guides::new(&self.worker.engine()?.tokenizer)?));
+        }
+        guides.clone().ok_or_else(ApiError::loading)
     }
 
     /// An id that no other answer of this process has.

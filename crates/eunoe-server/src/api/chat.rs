@@ -11,12 +11,25 @@ use serde_json::{Value, json};
 
 use super::params::{COMMON, ChatMessage, Common, body, known, last_of_user, likeliest, read, rendered};
 use super::stream::{Chunks, Of, memory, piece, reason, sse, usage};
-use crate::ask::{Whole, all, submit};
+use crate::ask::{Form, Whole, all, submit};
 use crate::error::ApiError;
+use crate::tools::{Call, Choice, Part, Splitter, Tool};
 use crate::{Shared, now};
 
 /// Beside those that all completions know.
-const OWN: [&str; 4] = ["messages", "max_completion_tokens", "logprobs", "top_logprobs"];
+const OWN: [&str; 8] = [
+    "messages",
+    "max_completion_tokens",
+    "logprobs",
+    "top_logprobs",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+];
+
+/// Why an answer with calls of tools ended.
+const CALLS: &str = "tool_calls";
 
 #[derive(Deserialize)]
 struct Own {
@@ -24,12 +37,56 @@ struct Own {
     max_completion_tokens: Option<usize>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
+    response_format: Option<ResponseFormat>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+enum ResponseFormat {
+    Text,
+    JsonObject,
+    JsonSchema { json_schema: JsonSchema },
+}
+
+#[derive(Deserialize)]
+struct JsonSchema {
+    schema: Value,
+}
+
+impl Own {
+    /// What the answer has to follow, and the tools that the template is shown.
+    fn form(&mut self) -> Result<(Form, Vec<Value>), ApiError> {
+        let named = |name: &'static str| move |e: eunoe_core::Error| ApiError::param(name, e.to_string());
+        let shown = self.tools.take().unwrap_or_default();
+        let tools = shown.iter().map(Tool::read).collect::<Result<Vec<_>, _>>().map_err(named("tools"))?;
+        let choice = Choice::read(self.tool_choice.as_ref(), &tools).map_err(named("tool_choice"))?;
+        if self.parallel_tool_calls == Some(false) && choice == Choice::Auto {
+            let why = "an answer that is not held to one call may have several: leave it out";
+            return Err(ApiError::param("parallel_tool_calls", why));
+        }
+        let has_form = !matches!(self.response_format, None | Some(ResponseFormat::Text));
+        if has_form && matches!(choice, Choice::Required | Choice::Named(_)) {
+            return Err(ApiError::param("response_format", "an answer is either a call or of a format"));
+        }
+        let form = match self.response_format.take() {
+            Some(ResponseFormat::JsonObject) => Form::Object,
+            Some(ResponseFormat::JsonSchema { json_schema }) => Form::Schema(json_schema.schema),
+            None | Some(ResponseFormat::Text) => match tools.is_empty() {
+                true => Form::Text,
+                false => Form::Calls(tools, choice),
+            },
+        };
+        Ok((form, shown))
+    }
 }
 
 pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
     let json = body(&app, request).await?;
     known(&json, &[&COMMON, &OWN])?;
-    let (mut common, own): (Common, Own) = (read(&json)?, read(&json)?);
+    let (mut common, mut own): (Common, Own) = (read(&json)?, read(&json)?);
     let engine = Arc::clone(app.worker.engine()?);
     common.check(&app)?;
     common.max_tokens = own.max_completion_tokens.or(common.max_tokens);
@@ -39,8 +96,10 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         (false, _) => return Err(ApiError::param("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
     };
     let said = last_of_user(&own.messages);
-    let text = rendered(&engine, own.messages, true)?;
-    let ask = common.ask(&app, &engine, engine.tokenizer.encode_prompt(&text), log_probs, None)?;
+    let (form, tools) = own.form()?;
+    let (text, prompt) = rendered(&engine, own.messages, &tools, true)?;
+    let mut ask = common.ask(&app, &engine, prompt, log_probs, None)?;
+    ask.form = form;
     let look = common.look(&app, &ask, text, &said);
     let of = Of { count: ask.count, prompt_tokens: ask.prompt.len(), usage: common.usage() };
     let chunks = Chat {
@@ -49,6 +108,8 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         created: now(),
         model: app.settings.model.clone(),
         prompt: ask.prompt.clone(),
+        has_calls: ask.form.has_calls(),
+        open: (0..ask.count).map(|_| Open::default()).collect(),
     };
     let outs = submit(&app, ask)?;
     if common.stream == Some(true) {
@@ -69,14 +130,31 @@ struct Chat {
     created: u64,
     model: String,
     prompt: Vec<u32>,
+    /// Whether calls of tools are looked for.
+    has_calls: bool,
+    /// Answers as they are streamed.
+    open: Vec<Open>,
+}
+
+/// What is known of an answer so far, where calls are looked for.
+#[derive(Default)]
+struct Open {
+    splitter: Splitter,
+    calls: usize,
 }
 
 impl Chat {
     fn whole(&self, wholes: &[Whole]) -> Value {
         let choice = |(index, whole): (usize, &Whole)| {
+            let (content, calls) = self.parts(&whole.text, index);
+            let finish_reason = if calls.is_empty() { reason(whole.finish_reason) } else { CALLS };
+            let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+            if !calls.is_empty() {
+                message["tool_calls"] = calls.into();
+            }
             json!({
-                "index": index, "message": { "role": "assistant", "content": whole.text, "refusal": null },
-                "logprobs": self.log_probs(&whole.log_probs), "finish_reason": reason(whole.finish_reason),
+                "index": index, "message": message,
+                "logprobs": self.log_probs(&whole.log_probs), "finish_reason": finish_reason,
                 "memory": memory(&self.engine, &self.prompt, whole),
             })
         };
@@ -87,6 +165,54 @@ impl Chat {
             "usage": usage(self.prompt.len(), completion),
             "memory": wholes.first().map(|whole| memory(&self.engine, &self.prompt, whole)),
         })
+    }
+
+    /// Text and calls of a whole answer.
+    fn parts(&self, text: &str, index: usize) -> (Option<String>, Vec<Value>) {
+        if !self.has_calls {
+            return (Some(text.to_owned()), Vec::new());
+        }
+        let mut splitter = Splitter::default();
+        let mut parts = splitter.push(text);
+        parts.extend(splitter.finish());
+        let (mut content, mut calls) = (String::new(), Vec::new());
+        for part in parts {
+            match part {
+                Part::Text(text) => content += &text,
+                Part::Call(call) => calls.push(self.call(index, calls.len(), call, false)),
+            }
+        }
+        let content = Some(content.trim().to_owned()).filter(|text| calls.is_empty() || !text.is_empty());
+        (content, calls)
+    }
+
+    fn call(&self, index: usize, number: usize, call: Call, is_streamed: bool) -> Value {
+        let id = self.id.strip_prefix("chatcmpl-").unwrap_or_default();
+        let mut value = json!({
+            "id": format!("call_{id}-{index}-{number}"), "type": "function",
+            "function": { "name": call.name, "arguments": call.arguments },
+        });
+        if is_streamed {
+            value["index"] = number.into();
+        }
+        value
+    }
+
+    /// Chunks of parts of an answer.
+    fn part_chunks(&mut self, index: usize, parts: Vec<Part>) -> Vec<Value> {
+        let mut chunks = Vec::new();
+        for part in parts {
+            let delta = match part {
+                Part::Text(text) => json!({ "content": text }),
+                Part::Call(call) => {
+                    let number = self.open[index].calls;
+                    self.open[index].calls += 1;
+                    json!({ "tool_calls": [self.call(index, number, call, true)] })
+                }
+            };
+            chunks.push(self.chunk(index, delta, Value::Null, None));
+        }
+        chunks
     }
 
     fn log_probs(&self, log_probs: &[TokenLogProb]) -> Value {
@@ -117,12 +243,24 @@ impl Chunks for Chat {
         Some(self.chunk(index, json!({ "role": "assistant", "content": "" }), Value::Null, None))
     }
 
-    fn text(&mut self, index: usize, text: String, log_probs: &[TokenLogProb]) -> Value {
-        self.chunk(index, json!({ "content": text }), self.log_probs(log_probs), None)
+    fn text(&mut self, index: usize, text: String, log_probs: &[TokenLogProb]) -> Vec<Value> {
+        if !self.has_calls {
+            return vec![self.chunk(index, json!({ "content": text }), self.log_probs(log_probs), None)];
+        }
+        let parts = self.open[index].splitter.push(&text);
+        let mut chunks = self.part_chunks(index, parts);
+        if !log_probs.is_empty() {
+            chunks.push(self.chunk(index, json!({ "content": "" }), self.log_probs(log_probs), None));
+        }
+        chunks
     }
 
-    fn last(&mut self, index: usize, whole: &Whole) -> Value {
-        self.chunk(index, json!({}), Value::Null, Some(reason(whole.finish_reason)))
+    fn last(&mut self, index: usize, whole: &Whole) -> Vec<Value> {
+        let rest = std::mem::take(&mut self.open[index].splitter).finish();
+        let mut chunks = self.part_chunks(index, rest);
+        let finish_reason = if self.open[index].calls > 0 { CALLS } else { reason(whole.finish_reason) };
+        chunks.push(self.chunk(index, json!({}), Value::Null, Some(finish_reason)));
+        chunks
     }
 
     fn empty(&self) -> Value {

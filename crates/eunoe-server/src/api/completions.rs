@@ -189,15 +189,15 @@ impl Chunks for Text {
         None
     }
 
-    fn text(&mut self, index: usize, text: String, log_probs: &[TokenLogProb]) -> Value {
+    fn text(&mut self, index: usize, text: String, log_probs: &[TokenLogProb]) -> Vec<Value> {
         let tokens: Vec<_> = log_probs.iter().map(|step| (step.token, Some(step))).collect();
         let (log_probs, offset) = self.log_probs(&tokens, self.offset);
         self.offset = offset;
-        self.chunk(index, &text, log_probs, None)
+        vec![self.chunk(index, &text, log_probs, None)]
     }
 
-    fn last(&mut self, index: usize, whole: &Whole) -> Value {
-        self.chunk(index, "", Value::Null, Some(reason(whole.finish_reason)))
+    fn last(&mut self, index: usize, whole: &Whole) -> Vec<Value> {
+        vec![self.chunk(index, "", Value::Null, Some(reason(whole.finish_reason)))]
     }
 
     fn empty(&self) -> Value {

@@ -9,12 +9,12 @@ use axum::body::to_bytes;
 use axum::extract;
 use eunoe_engine::{Engine, Request, Sampling};
 use eunoe_kv::Plan;
-use eunoe_model::chat::Message;
+use eunoe_model::chat::{Message, ToolCall};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::ask::{Ask, Look};
+use crate::ask::{Ask, Form, Look};
 use crate::error::ApiError;
 use crate::{App, Shared};
 
@@ -249,8 +249,20 @@ impl Common {
             repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
             presence_penalty: self.presence_penalty.unwrap_or(0.0),
             frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+            logit_bias: self.biases()?,
             seed: self.seed.map_or_else(own, |seed| seed as u64),
         })
+    }
+
+    fn biases(&self) -> Result<Vec<(u32, f32)>, ApiError> {
+        let wrong = |token: &str| {
+            ApiError::param("logit_bias", format!("`{token}` is no token with a bias of -100 to 100"))
+        };
+        let of = |(token, bias): (&String, &f32)| match token.parse() {
+            Ok(id) if bias.abs() <= 100.0 => Ok((id, *bias)),
+            _ => Err(wrong(token)),
+        };
+        self.logit_bias.iter().flatten().map(of).collect()
     }
 
     /// Texts at which an answer ends.
@@ -297,7 +309,16 @@ impl Common {
         let max_tokens = self.max_tokens.unwrap_or_else(|| app.settings.max_tokens.min(left));
         let request = Request { max_tokens, sampling: self.sampling(app)?, stop: self.stops()?, log_probs };
         let live = self.memory.as_ref().is_some_and(|memory| memory.live);
-        Ok(Ask { plan: self.plan(app)?, prompt, request, count: self.count()?, echo, live, pool: false })
+        Ok(Ask {
+            plan: self.plan(app)?,
+            prompt,
+            request,
+            count: self.count()?,
+            echo,
+            form: Form::Text,
+            live,
+            pool: false,
+        })
     }
 }
 
@@ -316,8 +337,12 @@ pub(super) fn likeliest(name: &str, count: usize) -> Result<usize, ApiError> {
 pub(super) struct ChatMessage {
     role: String,
     content: Option<Content>,
-    #[serde(rename = "name")]
-    _name: Option<String>,
+    name: Option<String>,
+    tool_calls: Option<Vec<ToolCall>>,
+    tool_call_id: Option<String>,
+    /// What clients send back of our own answers.
+    #[serde(rename = "refusal")]
+    _refusal: Option<String>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -344,11 +369,16 @@ pub(super) fn last_of_user(messages: &[ChatMessage]) -> String {
     }
 }
 
-/// A conversation in the model's template.
+/// A conversation in the model's template, as text and as tokens.
 ///
 /// # Errors
 /// A model without a template, no messages, a role or a kind of content that is not known, or the template's own complaint.
-pub(super) fn rendered(engine: &Engine, messages: Vec<ChatMessage>, open: bool) -> Result<String, ApiError> {
+pub(super) fn rendered(
+    engine: &Engine,
+    messages: Vec<ChatMessage>,
+    tools: &[Value],
+    open: bool,
+) -> Result<(String, Vec<u32>), ApiError> {
     let Some(template) = &engine.template else {
         let why = "this model has no chat template: use /v1/completions";
         return Err(ApiError::param("messages", why));
@@ -357,7 +387,12 @@ pub(super) fn rendered(engine: &Engine, messages: Vec<ChatMessage>, open: bool) 
         return Err(ApiError::param("messages", "`messages` is empty"));
     }
     let messages = messages.into_iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
-    Ok(template.render(&messages, open)?)
+    if !tools.is_empty() && !template.knows_tools() {
+        return Err(ApiError::param("tools", "this model's chat template has no place for tools"));
+    }
+    // tokens and text differ where a message holds the name of a control token: there it is text
+    let text = template.render_with(&messages, tools, open)?;
+    Ok((text, template.encode(&engine.tokenizer, &messages, tools, open)?))
 }
 
 fn message((index, message): (usize, ChatMessage)) -> Result<Message, ApiError> {
@@ -370,13 +405,19 @@ fn message((index, message): (usize, ChatMessage)) -> Result<Message, ApiError> 
         }
     };
     let content = match message.content {
-        None => String::new(),
-        Some(Content::Text(text)) => text,
+        None => None,
+        Some(Content::Text(text)) => Some(text),
         Some(Content::Parts(parts)) => {
-            parts.into_iter().map(|part| text_of(index, part)).collect::<Result<_, _>>()?
+            Some(parts.into_iter().map(|part| text_of(index, part)).collect::<Result<String, _>>()?)
         }
     };
-    Ok(Message::new(role, content))
+    Ok(Message {
+        role: role.into(),
+        content,
+        tool_calls: message.tool_calls.unwrap_or_default(),
+        tool_call_id: message.tool_call_id,
+        name: message.name,
+    })
 }
 
 fn text_of(index: usize, part: Part) -> Result<String, ApiError> {

@@ -21,9 +21,9 @@ pub(super) trait Chunks: Send + 'static {
     /// What comes before the first token of each answer.
     fn first(&self, index: usize) -> Option<Value>;
     /// New text of an answer, and the probabilities of its tokens.
-    fn text(&mut self, index: usize, text: String, log_probs: &[TokenLogProb]) -> Value;
+    fn text(&mut self, index: usize, text: String, log_probs: &[TokenLogProb]) -> Vec<Value>;
     /// How an answer ended.
-    fn last(&mut self, index: usize, whole: &Whole) -> Value;
+    fn last(&mut self, index: usize, whole: &Whole) -> Vec<Value>;
     /// A chunk without an answer, for usage and memory.
     fn empty(&self) -> Value;
     /// The record of a whole answer's memory.
@@ -77,12 +77,12 @@ async fn send(mut outs: Outs, of: Of, look: Option<Look>, mut chunks: impl Chunk
                 let opens = !std::mem::replace(&mut begun[index], true);
                 opens.then(|| chunks.first(index)).flatten().is_none_or(&say)
                     && ((text.is_empty() && log_probs.is_empty())
-                        || say(chunks.text(index, text, &log_probs)))
+                        || chunks.text(index, text, &log_probs).into_iter().all(&say))
             }
             Some((index, Out::Done(whole))) => {
                 let opens = !std::mem::replace(&mut begun[index], true);
                 let goes_on = opens.then(|| chunks.first(index)).flatten().is_none_or(&say)
-                    && say(chunks.last(index, &whole));
+                    && chunks.last(index, &whole).into_iter().all(&say);
                 wholes.push(whole);
                 goes_on
             }

@@ -36,7 +36,7 @@ pub(crate) async fn tokenize(State(app): State<Shared>, request: Request) -> Res
         (Some(text), None) => tokenizer.encode(&text),
         (None, Some(messages)) => {
             let open = asked.add_generation_prompt.unwrap_or(true);
-            tokenizer.encode_prompt(&rendered(engine, messages, open)?)
+            rendered(engine, messages, &[], open)?.1
         }
         _ => return Err(ApiError::param("prompt", "give either `prompt` or `messages`")),
     };
