@@ -234,12 +234,6 @@ impl Common {
         within("top_p", self.top_p, f32::MIN_POSITIVE, 1.0)?;
         within("min_p", self.min_p, 0.0, 1.0)?;
         within("repetition_penalty", self.repetition_penalty, f32::MIN_POSITIVE, 100.0)?;
-        if self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()) {
-            return Err(ApiError::param(
-                "logit_bias",
-                "parameter `logit_bias` is not supported: leave it out",
-            ));
-        }
         let own = || app.since.wrapping_mul(0x9e37_79b9) ^ app.next.load(Ordering::Relaxed);
         Ok(Sampling {
             temperature: self.temperature.unwrap_or(1.0),

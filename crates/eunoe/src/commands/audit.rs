@@ -114,6 +114,14 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
 /// Why they do not.
 pub(crate) fn holds_both(engine: &Engine, plan: &Plan, length: Length, given: Option<u64>) -> Result<()> {
     let (config, codec, allowed) = (engine.config(), engine.default_codec(), memory::allowed(given)?);
+    let context = config.context as u32;
+    if length.longest > context {
+        let asked = length.longest;
+        bail!(
+            "an audit reads the text under full memory too, which ends at the model's window of {context} tokens, and \
+             prompt and answer take {asked}: shorten them"
+        );
+    }
     let under_plan = memory::taken(&memory::fits(config, plan, length, codec, allowed)?);
     memory::fits(config, &Plan::parse("full")?, length, codec, allowed.saturating_sub(under_plan))
         .map(drop)

@@ -350,21 +350,23 @@ fn finish(
         None => Folder::nowhere(),
     };
     if folder.done() > 0 {
-        eprintln!("note: {} answers are there already, the others follow", folder.done());
+        let all = plans.len() * grid.tasks.len() * grid.lengths.len() * grid.samples;
+        let rest = if folder.done() < all { ", the others follow" } else { ": nothing is left to do" };
+        eprintln!("note: {} answers are there already{rest}", folder.done());
     }
     Work { asked, plans, folder: &folder, interrupt }.run(answers)?;
     let rows = eunoe_report::rows(&manifest, &folder.lines());
     if let Some(dir) = &args.out {
         replace(&dir.join("rows.json"), &(serde_json::to_string_pretty(&rows)? + "\n"))?;
     }
-    // the ceiling is in every row; rows of its own only where it was asked for
+    if !ctx.json {
+        return out::text(&render(&rows, args.out.as_deref()));
+    }
+    // the ceiling is in every row; rows of its own for scripts only where they asked for it
     let is_asked =
         |row: &Row| row.plan != "full" || grid.plans.is_empty() || grid.plans.iter().any(|p| p == "full");
     let rows: Vec<Row> = rows.into_iter().filter(is_asked).collect();
-    match ctx.json {
-        true => out::json(&Printed { rows, out: args.out.as_deref() }),
-        false => out::text(&render(&rows, args.out.as_deref())),
-    }
+    out::json(&Printed { rows, out: args.out.as_deref() })
 }
 
 /// Most KV bytes that a worker holds, in units of full memory in f16: a sequence and a copy of it; under an audit a plan and

@@ -40,8 +40,9 @@ struct Printed<'a> {
 /// # Errors
 /// A folder that holds no evaluation, or a page that cannot be written.
 pub fn run(args: &Args, ctx: &Context) -> Result<()> {
-    let (manifest, lines) = eunoe_report::load(&args.dir)
-        .with_context(|| format!("`{}` holds no evaluation of `eunoe eval --out`", args.dir.display()))?;
+    let (manifest, lines) = eunoe_report::load(&args.dir).with_context(|| {
+        format!("`{}` holds no evaluation of `eunoe eval --out` that can be read", args.dir.display())
+    })?;
     let rows = eunoe_report::rows(&manifest, &lines);
     if args.markdown {
         return out::text(&eunoe_report::markdown(&manifest, &rows));
