@@ -311,7 +311,8 @@ def escalation(lines, full, weights):
     ]
     for key in sorted(tested[0]):
         cells = [f"{100 * rows[key][0]:.0f}, {rows[key][2]:.0%}" for rows in tested]
-        out.append(f"| `{key[0]}`, `{key[1]}` | {tested[0][key][3]} | {100 * tested[0][key][1]:.0f} | " + " | ".join(cells) + " |")
+        method = key[0].replace("|", "\\|")
+        out.append(f"| `{method}`, `{key[1]}` | {tested[0][key][3]} | {100 * tested[0][key][1]:.0f} | " + " | ".join(cells) + " |")
     good = [
         (rows[key][2], key, i)
         for i, rows in enumerate(chosen)
