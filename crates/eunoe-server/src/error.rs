@@ -70,6 +70,12 @@ impl ApiError {
         Self { code, ..Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message) }
     }
 
+    /// A page of another site.
+    pub(crate) fn origin() -> Self {
+        let message = "requests of pages of other sites are not answered";
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", message)
+    }
+
     /// A body beyond the limit.
     pub(crate) fn too_large(limit: usize) -> Self {
         let message = format!("the body is larger than {limit} bytes (--max-body)");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -149,14 +149,24 @@ fn router(app: &Shared) -> Router {
         .with_state(Arc::clone(app))
 }
 
-/// Lets in who has a key, where keys are asked for.
+/// Lets in who has a key, where keys are asked for, and no page of another site: a browser sends its requests unasked.
 async fn key(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    if is_foreign(request.headers()) {
+        return ApiError::origin().into_response();
+    }
     let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
     match app.settings.keys.is_empty() || app.settings.keys.iter().any(|key| is_same(key.as_bytes(), given)) {
         true => next.run(request).await,
         false => ApiError::key().into_response(),
     }
+}
+
+/// Whether a page of another site asks.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let of = |origin: &str| origin.split_once("://").map(|(_, host)| host.to_owned());
+    headers.contains_key(header::ORIGIN) && text(header::ORIGIN).and_then(of).as_deref() != text(header::HOST)
 }
 
 /// In a time that does not tell where two keys part.

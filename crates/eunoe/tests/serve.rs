@@ -324,6 +324,8 @@ fn keys_let_in_and_the_pages_need_none() {
     let (status, head, body) = models("authorization: Bearer secret\r\nx-request-id: mine\r\n");
     assert!(status == 200 && head.contains("x-request-id: mine"), "{head}");
     assert!(String::from_utf8(body).unwrap().contains("\"toy\""));
+    assert_eq!(models("authorization: Bearer secret\r\norigin: http://x\r\n").0, 200, "the page itself");
+    assert_eq!(models("authorization: Bearer secret\r\norigin: https://elsewhere.org\r\n").0, 403);
     let (status, head, body) = server.send("GET", "/", "", b"");
     assert!(status == 200 && head.contains("default-src 'self'") && body.starts_with(b"<!"), "{head}");
 }

@@ -143,7 +143,8 @@ fn a_row_reads_back_from_json_with_its_fields() {
     let row = rows(&manifest, &lines).remove(1);
     let json = serde_json::to_value(&row).unwrap();
     assert_eq!(serde_json::from_value::<Row>(json.clone()).unwrap(), row);
-    let fields: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut fields: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    fields.sort_unstable();
     let want = "attended attended_tokens budget_bytes ceiling chance ci cold_bytes decode_s details diff \
                 hot_bytes kept kv_bytes length n near_chance p peak_bytes plan prefill_s resolves \
                 same_as_full score score_ci task";
