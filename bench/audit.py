@@ -155,8 +155,18 @@ pub(super) const OUTLOOK: [f64; 4] = [{show(outlook)}];
     )
 
 
-def ladders(lines, full, weights, threshold):
-    """Score and mean bytes of every method with several sizes, smallest first, escalated above a risk."""
+def told(weights, threshold):
+    """Whether the risk told of an answer is below a border."""
+    return lambda line, _: risks(weights, OUTLOOK, [line])[0] < threshold
+
+
+def perfect(line, ceiling):
+    """A judge who knows what full memory scores: the least that escalation can cost."""
+    return line["score"] >= ceiling
+
+
+def ladders(lines, full, is_trusted):
+    """Score and mean bytes of every method, its sizes smallest first, escalated where an answer is not trusted."""
     methods, whole = {}, {}
     for line in lines:
         method = re.split(r" @ |\(", line["plan"])[0]
@@ -171,11 +181,12 @@ def ladders(lines, full, weights, threshold):
             # the last memory forgets nothing, in the method's own codec
             last_plan = re.sub(r"^[^|]*", "full ", key[0]).strip()
             rungs = sorted(rungs, key=lambda line: line["peak_bytes"]) + [whole.get((last_plan, item), full[item])]
-            trusted = lambda line: line["plan"].startswith("full") or risks(weights, OUTLOOK, [line])[0] < threshold
-            last = next(i for i, line in enumerate(rungs) if trusted(line))
+            ceiling = full[item]["score"]
+            stays = lambda line: line["plan"].startswith("full") or is_trusted(line, ceiling)
+            last = next(i for i, line in enumerate(rungs) if stays(line))
             scores.append(rungs[last]["score"])
             peaks.append(max(line["peak_bytes"] for line in rungs[: last + 1]))
-            ceilings.append(full[item]["score"])
+            ceilings.append(ceiling)
             most.append(full[item]["peak_bytes"])
         if scores:
             share = np.mean(peaks) / np.mean(most)
@@ -298,19 +309,21 @@ def by_task(test, y, models):
 def escalation(lines, full, weights):
     """The border is chosen on the items that fitted the weights, and tested on the others."""
     halves = [[line for line in lines if line["sample"] % 2 == half] for half in (0, 1)]
-    chosen, tested = ([ladders(half, full, weights, t) for t in THRESHOLDS] for half in halves)
+    chosen, tested = ([ladders(half, full, told(weights, t)) for t in THRESHOLDS] for half in halves)
+    ideal = ladders(halves[1], full, perfect)
     out = [
         "## What escalation saves",
         "",
         "`run --escalate` answers with the smallest memory first and goes to the next while the risk is not below a border (0.15). Here the",
         "same is done with the answers above, for several borders. KV is the mean over items of the most bytes that any memory tried took,",
-        "as a share of full memory's in 16 bits. Full memory's score is beside it; items with odd numbers.",
+        "as a share of full memory's in 16 bits. Full memory's score is beside it, and what a perfect judge would have made of the same",
+        "answers; items with odd numbers.",
         "",
-        "| method, task | n | full | " + " | ".join(f"border {t}: score, KV" for t in THRESHOLDS) + " |",
-        "|---|---|---|" + "---|" * len(THRESHOLDS),
+        "| method, task | n | full | perfect judge: score, KV | " + " | ".join(f"border {t}: score, KV" for t in THRESHOLDS) + " |",
+        "|---|---|---|---|" + "---|" * len(THRESHOLDS),
     ]
     for key in sorted(tested[0]):
-        cells = [f"{100 * rows[key][0]:.0f}, {rows[key][2]:.0%}" for rows in tested]
+        cells = [f"{100 * rows[key][0]:.0f}, {rows[key][2]:.0%}" for rows in [ideal, *tested]]
         method = key[0].replace("|", "\\|")
         out.append(f"| `{method}`, `{key[1]}` | {tested[0][key][3]} | {100 * tested[0][key][1]:.0f} | " + " | ".join(cells) + " |")
     good = [

@@ -14,6 +14,9 @@ use crate::ring::Ring;
 use crate::side::Side;
 use crate::store::Head;
 
+/// What errors call the positions of a text, of which a model has so many.
+pub const POSITIONS: &str = "positions (prompt and answer), of which the model was trained on";
+
 /// Slots that a sliding layer drops at once when it is full.
 const SLIDE: u32 = 64;
 
@@ -173,8 +176,7 @@ impl Layout {
             ),
         };
         if asked > context {
-            let what = "positions (prompt and answer), of which the model was trained on".into();
-            return Err(Error::Limit { what, asked, have: context, hint: hint.into() });
+            return Err(Error::Limit { what: POSITIONS.into(), asked, have: context, hint: hint.into() });
         }
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! Sequences under a hard KV budget: store, ledger, generation, scoring, and the bill.
 
+#[cfg(test)]
+extern crate self as eunoe_engine; // the toys of the tests call it by its name
+
 mod audit;
 mod batch;
 mod bench;
@@ -29,7 +32,7 @@ pub use bill::{Bill, HeadBill, Rung};
 pub use engine::{Engine, GoOn, Options, Session, likeliest, log_prob, log_sum_exp};
 pub use eunoe_kernels::matmul::Arithmetic;
 pub use generate::{Answer, FinishReason, Guide, Request, TokenLogProb, Writer};
-pub use layout::{Layout, Length, full_bytes, policy_shape};
+pub use layout::{Layout, Length, POSITIONS, full_bytes, policy_shape};
 pub use ledger::Ledger;
 pub use sample::{Sampler, Sampling, top_log_probs};
 pub use score::{Scores, Windows};

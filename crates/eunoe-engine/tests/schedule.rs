@@ -73,7 +73,7 @@ fn run(schedule: &mut Schedule<'_>, memory: u64) -> Standing {
             break;
         }
         assert!(steps < 20_000, "nobody goes on: {:?}", schedule.standing());
-        schedule.step();
+        schedule.step().into_iter().for_each(|ended| ended.tell());
         assert!(schedule.standing().live_bytes <= memory, "{:?}", schedule.standing());
     }
     let standing = schedule.standing();

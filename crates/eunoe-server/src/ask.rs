@@ -275,8 +275,7 @@ fn unit(mut x: Vec<f32>) -> Vec<f32> {
 /// The first failure; 408 where it takes longer than the server allows.
 pub(crate) async fn all(app: &Shared, outs: Outs, count: usize) -> Result<Vec<Whole>, ApiError> {
     let patience = app.settings.timeout;
-    let late = || ApiError::timeout(format!("no answer within {} s (--timeout)", patience.as_secs()));
-    tokio::time::timeout(patience, gather(outs, count)).await.map_err(|_| late())?
+    tokio::time::timeout(patience, gather(outs, count)).await.map_err(|_| ApiError::late(patience))?
 }
 
 async fn gather(mut outs: Outs, count: usize) -> Result<Vec<Whole>, ApiError> {

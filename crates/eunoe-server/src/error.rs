@@ -1,9 +1,12 @@
 //! Errors in the form that OpenAI's clients read.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use eunoe_core::Error;
+use eunoe_engine::POSITIONS;
 use serde_json::{Value, json};
 
 /// What is answered instead.
@@ -82,6 +85,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
     }
 
+    /// An answer that is not there in time.
+    pub(crate) fn late(patience: Duration) -> Self {
+        Self::timeout(format!("no answer within {} s (--timeout)", patience.as_secs()))
+    }
+
     /// It took too long.
     pub(crate) fn timeout(message: impl Into<String>) -> Self {
         Self { code: Some("timeout"), ..Self::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", message) }
@@ -98,7 +106,7 @@ impl From<Error> for ApiError {
         let message = e.to_string();
         match e {
             Error::Plan { .. } => Self::param("memory.plan", message),
-            Error::Limit { what, .. } if what.starts_with("positions") => {
+            Error::Limit { what, .. } if what == POSITIONS => {
                 Self { code: Some("context_length_exceeded"), ..Self::param("messages", message) }
             }
             Error::Limit { .. } => {

@@ -25,6 +25,8 @@ use crate::{App, Settings, Shared, api, page};
 const BUFFER: usize = 64 << 10;
 /// How long running answers may go on once the server is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
+/// Time before connections are taken again where one could not be.
+const PAUSE: Duration = Duration::from_millis(50);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// As [`serve`], on a runtime of its own, until Ctrl-C or a request of the system to end.
@@ -81,8 +83,11 @@ pub async fn serve(
             () = &mut stop => break,
             _ = look.tick() => if let Some(e) = app.worker.take_failure() { return Err(e.into()) },
             accepted = listener.accept() => {
-                // a connection that broke before it began, or no more file handles: the next one may do
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, _)) = accepted else {
+                    // it broke before it began, or there are no more file handles: soon there may be
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                };
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
                 let (router, ended, arrival) = (router.clone(), ended.clone(), app.settings.arrival);
                 tokio::spawn(async move {

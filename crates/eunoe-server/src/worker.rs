@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use eunoe_core::{Error, Result};
-use eunoe_engine::schedule::{Limits, Schedule, Standing, Task};
+use eunoe_engine::schedule::{Ended, Limits, Schedule, Standing, Task};
 use eunoe_engine::{Audit, AuditSettings, Engine, Length, Subject};
 use eunoe_kv::Plan;
 use tokio::sync::oneshot;
@@ -28,39 +28,39 @@ pub(crate) struct Worker {
     /// Tasks that were handed over and have not begun.
     most_waiting: usize,
     stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Worker {
     /// Starts the thread.
     pub(crate) fn start(open: Open, limits: Limits, most_waiting: usize) -> std::io::Result<Self> {
         let (sender, receiver) = channel();
-        let worker = Self {
-            engine: Arc::default(),
-            failure: Arc::default(),
-            tasks: Mutex::new(Some(sender)),
-            standing: Arc::default(),
-            most_waiting,
-            stop: Arc::default(),
-        };
-        let (engine, failure) = (Arc::clone(&worker.engine), Arc::clone(&worker.failure));
-        let (standing, stop) = (Arc::clone(&worker.standing), Arc::clone(&worker.stop));
-        thread::Builder::new().name("model".into()).spawn(move || match open() {
-            Err(e) => *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(e),
-            Ok(opened) => {
-                let opened = Arc::new(opened);
-                engine.get_or_init(|| Arc::clone(&opened));
+        let (engine, failure) =
+            (Arc::<OnceLock<Arc<Engine>>>::default(), Arc::<Mutex<Option<Error>>>::default());
+        let (standing, stop) = (Arc::<Mutex<Standing>>::default(), Arc::<AtomicBool>::default());
+        let tasks = Mutex::new(Some(sender));
+        let shared = (Arc::clone(&engine), Arc::clone(&failure), Arc::clone(&standing), Arc::clone(&stop));
+        let thread = thread::Builder::new().name("model".into()).spawn(move || match (open(), shared) {
+            (Err(e), (_, failure, ..)) => {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
+            }
+            (Ok(opened), (engine, _, standing, stop)) => {
+                let opened = engine.get_or_init(|| Arc::new(opened));
                 let memory = limits.memory;
-                let schedule = Schedule::new(&opened, limits);
+                let schedule = Schedule::new(opened, limits);
                 let (jobs, standing, stop) = (&receiver, &*standing, &*stop);
                 let audits = VecDeque::new();
-                Desk { engine: &opened, memory, schedule, audits, jobs, standing, stop }.work();
+                Desk { engine: opened, memory, schedule, audits, jobs, standing, stop }.work();
             }
         })?;
-        Ok(worker)
+        Ok(Self { engine, failure, tasks, standing, most_waiting, stop, thread })
     }
 
-    /// The model, once it is there.
+    /// The model, once it is there and while it answers.
     pub(crate) fn engine(&self) -> std::result::Result<&Arc<Engine>, ApiError> {
+        if self.thread.is_finished() {
+            return Err(ApiError::stopping());
+        }
         self.engine.get().ok_or_else(ApiError::loading)
     }
 
@@ -125,6 +125,13 @@ pub(crate) struct Audited {
     pub(crate) reply: oneshot::Sender<Result<Audit>>,
 }
 
+impl Audited {
+    fn with<T>(&self, of: impl FnOnce(&Subject<'_>) -> T) -> T {
+        let (content, length) = (self.content.clone(), self.length);
+        of(&Subject { prompt: &self.text, content, tokens: &self.prompt, answer: &self.answer, length })
+    }
+}
+
 /// The worker's side.
 struct Desk<'a> {
     engine: &'a Engine,
@@ -168,14 +175,18 @@ impl Desk<'_> {
             }
             *standing = self.schedule.standing();
         }
-        self.schedule.step();
+        let ended = self.schedule.step();
+        // who is told of an answer finds it counted and its memory given back
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = self.schedule.standing();
+        ended.into_iter().for_each(Ended::tell);
     }
 
     /// The oldest audit, once both of its memories have room beside the answers, which go on between its passes.
     fn audit(&mut self) {
         let Some(audit) = self.audits.front() else { return };
-        let needed = self.bytes_of(audit).and_then(|asked| match asked <= self.memory {
+        let needed =
+            audit.with(|subject| self.engine.audit_bytes(&audit.plan, subject, &AuditSettings::default()));
+        let needed = needed.and_then(|asked| match asked <= self.memory {
             true => Ok(asked),
             false => {
                 let what = "bytes of KV memory: an audit reads the text under full memory too".into();
@@ -198,20 +209,13 @@ impl Desk<'_> {
         }
     }
 
-    /// Bytes that the two memories of an audit take.
-    fn bytes_of(&self, audit: &Audited) -> Result<u64> {
-        let of = |plan: &Plan| Ok(self.engine.layout(plan, audit.length)?.bytes_after(usize::MAX));
-        Ok(of(&audit.plan)? + of(&Plan::parse("full")?)?)
-    }
-
     fn look(&mut self, audit: &Audited) -> Result<Audit> {
-        let Audited { plan, text, content, prompt, answer, length, reply } = audit;
-        let (content, length) = (content.clone(), *length);
-        let subject = Subject { prompt: text, content, tokens: prompt, answer, length };
         let engine = self.engine;
-        engine.audit(plan, &subject, &AuditSettings::default(), &mut |_| {
-            self.step();
-            !reply.is_closed() && !self.stop.load(Ordering::Relaxed)
+        audit.with(|subject| {
+            engine.audit(&audit.plan, subject, &AuditSettings::default(), &mut |_| {
+                self.step();
+                !audit.reply.is_closed() && !self.stop.load(Ordering::Relaxed)
+            })
         })
     }
 }

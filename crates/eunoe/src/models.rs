@@ -48,6 +48,12 @@ pub struct Terms {
     pub full: &'static str,
 }
 
+/// What a model file is called: its name if it can be pulled, else the file's.
+pub(crate) fn name_of(path: &Path, sha256: &str) -> String {
+    let known = MODELS.iter().find(|model| model.sha256 == sha256).map(|model| model.name.to_owned());
+    known.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+}
+
 /// Every model, smallest first.
 pub const MODELS: [Model; 4] = [
     Model {

@@ -24,17 +24,29 @@ const BUILT_IN: [&str; 4] = [
 /// # Errors
 /// A model that cannot be read, a profile that is broken, or none.
 pub(crate) fn attach(plan: Plan, model: &Path) -> Result<Plan> {
+    attach_with(plan, model, || Ok(find(model)?.map(Arc::new)))
+}
+
+/// As [`attach`], with a profile that is found elsewhere.
+///
+/// # Errors
+/// Those of `found`, or none.
+pub(crate) fn attach_with(
+    plan: Plan,
+    model: &Path,
+    found: impl FnOnce() -> Result<Option<Arc<Profile>>>,
+) -> Result<Plan> {
     if !plan.make_policy(u32::MAX)?.needs().profile {
         return Ok(plan);
     }
-    let Some(profile) = find(model)? else {
+    let Some(profile) = found()? else {
         let (id, model) = (plan.policy.card.id, model.display());
         bail!(
             "`{id}` splits the heads of a model, and nothing is known of this one's: \
                `eunoe probe retrieval_heads -m {model}` finds out"
         );
     };
-    Ok(Plan { profile: Some(Arc::new(profile)), ..plan })
+    Ok(Plan { profile: Some(profile), ..plan })
 }
 
 /// What is known of the heads of a model.

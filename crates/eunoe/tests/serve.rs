@@ -193,6 +193,32 @@ fn the_prompt_comes_back_scored_and_lists_are_answered_in_order() {
 }
 
 #[test]
+fn tokens_are_counted_as_they_are_read_and_written() {
+    let server = Server::start(&[]);
+    let usage = server.complete(&ask("full", 40, 20))["usage"].clone();
+    let (_, _, text) = server.send("GET", "/metrics", "", b"");
+    let text = String::from_utf8(text).unwrap();
+    for (name, count) in [("prompt", &usage["prompt_tokens"]), ("generation", &usage["completion_tokens"])] {
+        let line = format!("vllm:{name}_tokens_total {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_there_in_time_is_given_up() {
+    let server = Server::start(&["--timeout", "1"]);
+    // 32 answers of 4000 tokens, the stop token forbidden: more than a second's work anywhere
+    let mut body = json!({ "prompt": [65], "max_tokens": 4000, "n": 32, "logit_bias": { "256": -100 } });
+    let (status, answer) = server.post("/v1/completions", &body);
+    assert_eq!((status, answer["error"]["code"].as_str()), (408, Some("timeout")), "{answer}");
+    body["stream"] = json!(true);
+    let (status, _, bytes) = server.send("POST", "/v1/completions", "", body.to_string().as_bytes());
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(status == 200 && text.contains("--timeout") && !text.contains("[DONE]"), "{status}");
+    server.until("all are given up", || server.get("/eunoe/memory").1["running"] == 0);
+}
+
+#[test]
 fn company_changes_nothing_and_memory_is_given_back() {
     // about as much as four of the longest under full memory
     let server = Server::start(&["--memory", "3MiB", "--running", "6"]);
@@ -300,6 +326,12 @@ fn what_cannot_be_meant_is_refused_by_name_and_in_openais_form() {
         (404, String::new(), "model_not_found".into())
     );
     assert_eq!(of(json!({ "prompt": "x".repeat(30_000) })).0, 413);
+    // a body that does not say how long it is
+    let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", 30_000, " ".repeat(30_000));
+    let head =
+        "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let (status, _, answer) = server.raw([head.as_bytes(), chunk.as_bytes()].concat().as_slice());
+    assert_eq!(status, 413, "{}", String::from_utf8_lossy(&answer));
     let chat =
         server.post("/v1/chat/completions", &json!({ "messages": [{ "role": "user", "content": "x" }] }));
     assert!(chat.0 == 400 && chat.1.to_string().contains("no chat template"), "{}", chat.1);

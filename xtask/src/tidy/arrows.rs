@@ -11,7 +11,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("crates/eunoe-engine", &["eunoe-core", "eunoe-kernels", "eunoe-kv", "eunoe-model"]),
     ("crates/eunoe-tasks", &["eunoe-core"]),
     ("crates/eunoe-report", &["eunoe-core"]),
-    ("crates/eunoe-server", &["eunoe-core", "eunoe-kernels", "eunoe-kv", "eunoe-model", "eunoe-engine"]),
+    ("crates/eunoe-server", &["eunoe-core", "eunoe-kv", "eunoe-model", "eunoe-engine"]),
     (
         "crates/eunoe",
         &[

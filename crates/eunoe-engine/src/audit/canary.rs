@@ -108,6 +108,15 @@ fn places(prompt: &str, content: &Range<usize>, count: usize) -> Result<Vec<usiz
 }
 
 impl Planted {
+    /// How long the sequence that reads and repeats it gets.
+    ///
+    /// # Errors
+    /// More tokens than are counted.
+    pub(super) fn length(&self) -> Result<Length> {
+        let tokens = self.tokens.len();
+        Ok(Length { prompt: count(tokens)?, longest: count(tokens + self.recital.len())? })
+    }
+
     fn recite(&mut self, t: &Tokenizer, opening: &str, sentence: &str) -> Result<()> {
         let (opening, whole) = (t.encode(opening), t.encode(sentence));
         if !whole.starts_with(&opening) || whole.len() < opening.len() + 2 {
@@ -139,8 +148,7 @@ impl Engine {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let length = Length { prompt: count(tokens.len())?, longest: count(tokens.len() + recital.len())? };
-        let mut session = self.session(plan, length)?;
+        let mut session = self.session(plan, planted.length()?)?;
         self.read(&mut session, tokens, go_on)?;
         let streams = self.read_streams(&mut session, recital, &rows, &mut |n| go_on(tokens.len() + n))?;
         let logits = self.model.logits(&streams);

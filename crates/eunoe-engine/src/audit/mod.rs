@@ -174,6 +174,26 @@ impl Engine {
         })
     }
 
+    /// Most bytes of KV memory that an audit holds at a moment: the plan beside full memory, or full memory of the copy with
+    /// planted sentences. [`Subject::answer`] may be yet to come.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the plan or full memory does not hold the text.
+    pub fn audit_bytes(&self, plan: &Plan, subject: &Subject<'_>, settings: &Settings) -> Result<u64> {
+        let (asked, have) = (u64::from(subject.length.longest), self.config().context as u64);
+        if asked > have {
+            let what = "tokens of prompt and answer, which an audit reads under full memory too".into();
+            return Err(Error::Limit { what, asked, have, hint: "shorten them".into() });
+        }
+        let full = Plan::parse("full")?;
+        let bytes = |plan: &Plan, length| Ok(self.layout(plan, length)?.bytes_after(usize::MAX));
+        let both = bytes(plan, subject.length)? + bytes(&full, subject.length)?;
+        // a copy that cannot be made or read is not read: the audit says so
+        let copy = plant(&self.tokenizer, subject.prompt, &subject.content, settings.canaries, settings.seed);
+        let copy = copy.and_then(|planted| bytes(&full, planted.length()?)).unwrap_or(0);
+        Ok(both.max(copy))
+    }
+
     /// What can be told of an answer under a plan without full memory: its log-probabilities and, where the plan let go of
     /// anything, sentences planted in a copy of the prompt and read in the same memory. `bill` is that of the answer.
     ///

@@ -66,8 +66,9 @@ pub struct Schedule<'e> {
     waiting: VecDeque<Task>,
     /// Oldest first.
     active: Vec<Active<'e>>,
-    /// Bytes that something beside the tasks takes.
+    /// Bytes that something beside the tasks takes, and those that it waits for.
     aside: u64,
+    wanted: u64,
     standing: Standing,
 }
 
@@ -80,6 +81,7 @@ impl<'e> Schedule<'e> {
             waiting: VecDeque::new(),
             active: Vec::new(),
             aside: 0,
+            wanted: 0,
             standing: Standing::default(),
         }
     }
@@ -98,8 +100,9 @@ impl<'e> Schedule<'e> {
     }
 
     /// Sets bytes aside for something beside the tasks, in place of what was set aside before; `false`, and nothing changes, while
-    /// the sequences in memory leave no room for it.
+    /// the sequences in memory leave no room for it. No other begins then before there is.
     pub fn set_aside(&mut self, bytes: u64) -> bool {
+        self.wanted = bytes;
         let fits = self.bytes_after(AHEAD).saturating_add(bytes) <= self.limits.memory || bytes == 0;
         if fits {
             self.aside = bytes;
@@ -124,8 +127,9 @@ impl<'e> Schedule<'e> {
         Standing { live_bytes: self.bytes_after(0) + self.aside, running, parked, waiting, ..self.standing }
     }
 
-    /// One forward pass over what fits; then tells everybody what came of it.
-    pub fn step(&mut self) {
+    /// One forward pass over what fits, and those that ended by it: [`Schedule::standing`] counts them no more, and they are to be
+    /// told.
+    pub fn step(&mut self) -> Vec<Ended<'e>> {
         self.waiting.retain_mut(|task| (task.hear)(News::Waits));
         self.active.retain_mut(|a| a.swapped.is_none() || (a.task.hear)(News::Waits));
         self.return_parked();
@@ -134,9 +138,7 @@ impl<'e> Schedule<'e> {
         if !picks.is_empty() {
             self.pass(&picks);
         }
-        while let Some(index) = self.active.iter().position(|a| a.failure.is_some()) {
-            end(self.active.remove(index));
-        }
+        self.active.extract_if(.., |a| a.is_over || a.failure.is_some()).map(Ended).collect()
     }
 
     /// The sequences in memory.
@@ -179,7 +181,8 @@ impl<'e> Schedule<'e> {
                 }
             };
             let needed = layout.bytes_after(task.prompt.len() + AHEAD);
-            if !self.active.is_empty() && self.bytes_after(AHEAD) + needed > self.memory() {
+            let memory = self.limits.memory - self.wanted.min(self.limits.memory);
+            if !self.active.is_empty() && self.bytes_after(AHEAD) + needed > memory {
                 return self.waiting.push_front(task);
             }
             let guide = task.guide.take();
@@ -263,18 +266,18 @@ impl<'e> Schedule<'e> {
             }),
             Ok(x) => {
                 for (a, rows, count) in parts {
-                    self.standing.tokens[usize::from(!a.is_reading())] += count as u64;
                     let x = &x[start * d..(start + rows.len()) * d];
                     start += rows.len();
                     match a.advance(self.engine, count, x) {
-                        Ok(goes_on) => a.is_over = !goes_on,
+                        Ok(step) => {
+                            a.is_over = !step.goes_on;
+                            self.standing.tokens[0] += step.read as u64;
+                            self.standing.tokens[1] += step.written as u64;
+                        }
                         Err(e) => a.failure = Some(e),
                     }
                 }
             }
-        }
-        while let Some(index) = self.active.iter().position(|a| a.is_over) {
-            end(self.active.remove(index));
         }
     }
 }
@@ -295,11 +298,17 @@ fn fail(mut task: Task, e: Error) {
     (task.hear)(News::Failed(e));
 }
 
-/// Tells how a task ended; one that nobody hears any more ends without a word.
-fn end(active: Active<'_>) {
-    match active.outcome() {
-        (mut hear, Some(Ok(done))) => _ = hear(News::Done(done)),
-        (mut hear, Some(Err(e))) => _ = hear(News::Failed(e)),
-        (_, None) => {}
+/// A task that ended.
+#[must_use = "who waits for it is to be told"]
+pub struct Ended<'e>(Active<'e>);
+
+impl Ended<'_> {
+    /// Tells how it ended; one that nobody hears any more ends without a word.
+    pub fn tell(self) {
+        match self.0.outcome() {
+            (mut hear, Some(Ok(done))) => _ = hear(News::Done(done)),
+            (mut hear, Some(Err(e))) => _ = hear(News::Failed(e)),
+            (_, None) => {}
+        }
     }
 }

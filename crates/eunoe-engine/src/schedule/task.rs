@@ -65,6 +65,16 @@ pub struct Done {
     pub parked: u32,
 }
 
+/// What came of a pass for one task.
+pub(super) struct Step {
+    /// Something is left to be read or written, and somebody hears it.
+    pub(super) goes_on: bool,
+    /// Tokens of the prompt that were read.
+    pub(super) read: usize,
+    /// Tokens that were written.
+    pub(super) written: usize,
+}
+
 /// A task with a sequence.
 pub(super) struct Active<'e> {
     pub(super) task: Task,
@@ -127,19 +137,21 @@ impl<'e> Active<'e> {
         self.session.next_rows(&self.text[self.read..], most)
     }
 
-    /// Books `count` tokens that were read; `x` are the normalised streams of their rows `[rows, d_model]`. `false` once the task
-    /// is over or nobody hears it.
-    pub(super) fn advance(&mut self, engine: &Engine, count: usize, x: &[f32]) -> Result<bool> {
+    /// Books `count` tokens that were read; `x` are the normalised streams of their rows `[rows, d_model]`.
+    pub(super) fn advance(&mut self, engine: &Engine, count: usize, x: &[f32]) -> Result<Step> {
         self.score_prompt(engine, count, x)?;
         self.pool_prompt(engine.config().d_model, x);
+        let read = self.task.prompt.len().saturating_sub(self.read).min(count);
         self.read += count;
         if self.read < self.text.len() {
-            return Ok((self.task.hear)(News::Read(self.read, &self.session)));
+            let goes_on = (self.task.hear)(News::Read(self.read, &self.session));
+            return Ok(Step { goes_on, read, written: 0 });
         }
+        let before = self.writer.tokens().len();
         let next = self.writer.write(self.session.logits())?;
         self.text.extend(next);
-        let goes_on = (self.task.hear)(News::Wrote(&mut self.writer, &self.session));
-        Ok(goes_on && next.is_some())
+        let goes_on = (self.task.hear)(News::Wrote(&mut self.writer, &self.session)) && next.is_some();
+        Ok(Step { goes_on, read, written: self.writer.tokens().len() - before })
     }
 
     fn score_prompt(&mut self, engine: &Engine, count: usize, x: &[f32]) -> Result<()> {

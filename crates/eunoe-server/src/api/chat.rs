@@ -9,7 +9,7 @@ use eunoe_engine::{Engine, TokenLogProb};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::params::{COMMON, ChatMessage, Common, body, known, last_of_user, likeliest, read, rendered};
+use super::params::{COMMON, ChatMessage, Common, body, conversation, known, likeliest, read};
 use super::stream::{Chunks, Of, memory, piece, reason, sse, usage};
 use crate::ask::{Form, Whole, all, submit};
 use crate::error::ApiError;
@@ -95,15 +95,24 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         (false, None | Some(0)) => None,
         (false, _) => return Err(ApiError::param("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
     };
-    let said = last_of_user(&own.messages);
     let (form, tools) = own.form()?;
-    let (text, prompt) = rendered(&engine, own.messages, &tools, true)?;
+    let (template, messages) = conversation(&engine, own.messages, &tools)?;
+    // names of control tokens in messages are text
+    let prompt = template.encode(&engine.tokenizer, &messages, &tools, true)?;
     let mut ask = common.ask(&app, &engine, prompt, log_probs, None)?;
     ask.form = form;
-    let look = common.look(&app, &ask, text, &said);
-    let of = Of { count: ask.count, prompt_tokens: ask.prompt.len(), usage: common.usage() };
+    let look = common.look(&app, &ask, || {
+        let said = messages.iter().rfind(|message| message.role == "user").and_then(|m| m.content.clone());
+        Ok((template.render_with(&messages, &tools, true)?, said.unwrap_or_default()))
+    })?;
+    let of = Of {
+        count: ask.count,
+        prompt_tokens: ask.prompt.len(),
+        usage: common.usage(),
+        patience: app.settings.timeout,
+    };
     let chunks = Chat {
-        engine,
+        engine: Arc::clone(&engine),
         id: app.id("chatcmpl"),
         created: now(),
         model: app.settings.model.clone(),
@@ -159,11 +168,12 @@ impl Chat {
             })
         };
         let completion = wholes.iter().map(|whole| whole.tokens.len()).sum();
+        let choices: Vec<Value> = wholes.iter().enumerate().map(choice).collect();
         json!({
             "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model,
-            "choices": wholes.iter().enumerate().map(choice).collect::<Vec<_>>(),
             "usage": usage(self.prompt.len(), completion),
-            "memory": wholes.first().map(|whole| memory(&self.engine, &self.prompt, whole)),
+            "memory": choices.first().map(|choice| &choice["memory"]),
+            "choices": choices,
         })
     }
 

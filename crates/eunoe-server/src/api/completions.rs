@@ -93,9 +93,16 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         common.ask(&app, &engine, prompt, log_probs, scored)
     });
     let asks: Vec<Ask> = asks.collect::<Result<_, _>>()?;
-    let of = Of { count: asks[0].count, prompt_tokens: text.prompt.len(), usage: common.usage() };
-    let whole_text = engine.tokenizer.decode(&text.prompt);
-    let look = common.look(&app, &asks[0], whole_text.clone(), &whole_text);
+    let of = Of {
+        count: asks[0].count,
+        prompt_tokens: text.prompt.len(),
+        usage: common.usage(),
+        patience: app.settings.timeout,
+    };
+    let look = common.look(&app, &asks[0], || {
+        let whole = engine.tokenizer.decode(&text.prompt);
+        Ok((whole.clone(), whole))
+    })?;
     let prompts: Vec<Vec<u32>> = asks.iter().map(|ask| ask.prompt.clone()).collect();
     let mut outs = asks.into_iter().map(|ask| submit(&app, ask)).collect::<Result<Vec<_>, _>>()?;
     if common.stream == Some(true) {
@@ -108,14 +115,15 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         read += text.prompt.len();
         for whole in all(&app, outs, of.count).await? {
             completion += whole.tokens.len();
+            let choice = text.choice(choices.len(), &whole);
             if first.is_none() {
-                let mut memory = text.memory(&whole);
+                let mut memory = choice["memory"].clone();
                 if let Some(look) = &look {
                     memory["audit"] = look.at(&whole).await;
                 }
                 first = Some(memory);
             }
-            choices.push(text.choice(choices.len(), &whole));
+            choices.push(choice);
         }
     }
     let mut answer = text.empty();

@@ -9,7 +9,7 @@ use axum::body::to_bytes;
 use axum::extract;
 use eunoe_engine::{Engine, Request, Sampling};
 use eunoe_kv::Plan;
-use eunoe_model::chat::{Message, ToolCall};
+use eunoe_model::chat::{ChatTemplate, Message, ToolCall};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -277,14 +277,25 @@ impl Common {
         self.stream_options.is_some_and(|options| options.include_usage)
     }
 
-    /// What an audit needs, where it is asked for. `own` is the user's own text.
-    pub(super) fn look(&self, app: &Shared, ask: &Ask, text: String, own: &str) -> Option<Look> {
-        self.memory.as_ref().filter(|memory| memory.audit)?;
+    /// What an audit needs, where it is asked for. `texts` gives the prompt as text and what of it is the user's own.
+    ///
+    /// # Errors
+    /// Those of `texts`.
+    pub(super) fn look(
+        &self,
+        app: &Shared,
+        ask: &Ask,
+        texts: impl FnOnce() -> Result<(String, String), ApiError>,
+    ) -> Result<Option<Look>, ApiError> {
+        if !self.memory.as_ref().is_some_and(|memory| memory.audit) {
+            return Ok(None);
+        }
+        let (text, own) = texts()?;
         let own = own.trim();
         let content = text.find(own).map_or(0..text.len(), |start| start..start + own.len());
         let (plan, prompt, max_tokens) =
             (ask.plan.clone(), ask.prompt.clone(), ask.request.max_tokens.max(1));
-        Some(Look { app: Arc::clone(app), plan, prompt, text, content, max_tokens })
+        Ok(Some(Look { app: Arc::clone(app), plan, prompt, text, content, max_tokens }))
     }
 
     /// All of it together. Answers that name no length get the server's, or what the window leaves.
@@ -352,27 +363,15 @@ struct Part {
     text: Option<String>,
 }
 
-/// What the user said last.
-pub(super) fn last_of_user(messages: &[ChatMessage]) -> String {
-    let last =
-        messages.iter().rfind(|message| message.role == "user").and_then(|message| message.content.as_ref());
-    match last {
-        Some(Content::Text(text)) => text.clone(),
-        Some(Content::Parts(parts)) => parts.iter().filter_map(|part| part.text.as_deref()).collect(),
-        None => String::new(),
-    }
-}
-
-/// A conversation in the model's template, as text and as tokens.
+/// A conversation, and the template that it is put into.
 ///
 /// # Errors
-/// A model without a template, no messages, a role or a kind of content that is not known, or the template's own complaint.
-pub(super) fn rendered(
-    engine: &Engine,
+/// A model without a template, or without a place for tools in it; no messages, or a role or kind of content that is not known.
+pub(super) fn conversation<'e>(
+    engine: &'e Engine,
     messages: Vec<ChatMessage>,
     tools: &[Value],
-    open: bool,
-) -> Result<(String, Vec<u32>), ApiError> {
+) -> Result<(&'e ChatTemplate, Vec<Message>), ApiError> {
     let Some(template) = &engine.template else {
         let why = "this model has no chat template: use /v1/completions";
         return Err(ApiError::param("messages", why));
@@ -380,13 +379,11 @@ pub(super) fn rendered(
     if messages.is_empty() {
         return Err(ApiError::param("messages", "`messages` is empty"));
     }
-    let messages = messages.into_iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
     if !tools.is_empty() && !template.knows_tools() {
         return Err(ApiError::param("tools", "this model's chat template has no place for tools"));
     }
-    // tokens and text differ where a message holds the name of a control token: there it is text
-    let text = template.render_with(&messages, tools, open)?;
-    Ok((text, template.encode(&engine.tokenizer, &messages, tools, open)?))
+    let messages = messages.into_iter().enumerate().map(message).collect::<Result<_, _>>()?;
+    Ok((template, messages))
 }
 
 fn message((index, message): (usize, ChatMessage)) -> Result<Message, ApiError> {

@@ -38,6 +38,8 @@ pub(super) struct Of {
     pub(super) prompt_tokens: usize,
     /// Whether the usage comes at the end.
     pub(super) usage: bool,
+    /// Time for all of it.
+    pub(super) patience: Duration,
 }
 
 /// Sends chunks as they come; at the end the memory, with the usage where asked for.
@@ -52,11 +54,17 @@ type Events = UnboundedSender<Result<Event, Infallible>>;
 
 async fn send(mut outs: Outs, of: Of, look: Option<Look>, mut chunks: impl Chunks, sender: Events) {
     let say = |value: Value| sender.send(Ok(Event::default().data(value.to_string()))).is_ok();
+    let late = tokio::time::sleep(of.patience);
+    tokio::pin!(late);
     let mut begun = vec![false; of.count];
     let mut wholes: Vec<Box<Whole>> = Vec::new();
     while wholes.len() < of.count {
         let out = tokio::select! {
             () = sender.closed() => return, // the client is gone: dropping `outs` gives the memory back
+            () = &mut late => {
+                say(ApiError::late(of.patience).body());
+                return;
+            }
             out = outs.recv() => out,
         };
         let goes_on = match out {

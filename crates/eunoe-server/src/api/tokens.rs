@@ -5,7 +5,7 @@ use axum::extract::{Request, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::params::{ChatMessage, body, read, rendered};
+use super::params::{ChatMessage, body, conversation, read};
 use crate::Shared;
 use crate::error::ApiError;
 
@@ -36,7 +36,8 @@ pub(crate) async fn tokenize(State(app): State<Shared>, request: Request) -> Res
         (Some(text), None) => tokenizer.encode(&text),
         (None, Some(messages)) => {
             let open = asked.add_generation_prompt.unwrap_or(true);
-            rendered(engine, messages, &[], open)?.1
+            let (template, messages) = conversation(engine, messages, &[])?;
+            template.encode(tokenizer, &messages, &[], open)?
         }
         _ => return Err(ApiError::param("prompt", "give either `prompt` or `messages`")),
     };

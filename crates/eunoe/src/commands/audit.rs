@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
-use eunoe_engine::{Answer, Audit, AuditSettings, Engine, FinishReason, Length, Request, Subject};
+use anyhow::{Result, bail};
+use eunoe_engine::{Answer, Audit, AuditSettings, Engine, FinishReason, Request, Subject};
 use eunoe_kv::Plan;
 use serde::Serialize;
 
@@ -86,7 +86,11 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let prompt = answer::prompt_text(&engine, None, &text, args.raw)?;
     let tokens = answer::prompt_tokens(&engine, None, &text, args.raw)?;
     let length = super::run::length(tokens.len(), args.tokens)?;
-    holds_both(&engine, &plan, length, args.memory.memory)?;
+    let settings =
+        AuditSettings { samples: args.samples as usize, seed: args.seed, ..AuditSettings::default() };
+    let content = answer::content_in(&prompt, &text);
+    let subject = Subject { prompt: &prompt, content, tokens: &tokens, answer: &[], length };
+    holds_both(&engine, &plan, &subject, &settings, args.memory.memory)?;
     let mut session = engine.session(&plan, length)?;
     let request = Request { max_tokens: args.tokens as usize, ..Request::default() };
     let prefill_s = answer::read(&engine, &mut session, &tokens, &interrupt)?;
@@ -94,10 +98,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         answer::write(&engine, &mut session, &tokens, &request, &interrupt, &mut |_| Ok(()))?;
     let memory = session.bill();
     drop(session);
-    let settings =
-        AuditSettings { samples: args.samples as usize, seed: args.seed, ..AuditSettings::default() };
-    let content = answer::content_in(&prompt, &text);
-    let subject = Subject { prompt: &prompt, content, tokens: &tokens, answer: &answer.tokens, length };
+    let subject = Subject { answer: &answer.tokens, ..subject };
     let audit = look(&engine, &plan, &subject, &settings, &interrupt)?;
     if !ctx.json {
         out::text(&format!("{}\n\n", answer.text.trim_end()))?;
@@ -108,24 +109,26 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     out::json(&Printed { audit, text, finish_reason, usage, timing: Timing { prefill_s, decode_s }, memory })
 }
 
-/// A plan and full memory hold a text side by side, within the model's window and the memory given.
+/// Both memories of an audit have room in the memory given.
 ///
 /// # Errors
-/// Why they do not.
-pub(crate) fn holds_both(engine: &Engine, plan: &Plan, length: Length, given: Option<u64>) -> Result<()> {
-    let (config, codec, allowed) = (engine.config(), engine.default_codec(), memory::allowed(given)?);
-    let context = config.context as u32;
-    if length.longest > context {
-        let asked = length.longest;
+/// Why they have not.
+pub(crate) fn holds_both(
+    engine: &Engine,
+    plan: &Plan,
+    subject: &Subject<'_>,
+    settings: &AuditSettings,
+    given: Option<u64>,
+) -> Result<()> {
+    let (needed, allowed) = (engine.audit_bytes(plan, subject, settings)?, memory::allowed(given)?);
+    if needed > allowed {
+        let (needed, allowed) = (units::bytes(needed), units::bytes(allowed));
         bail!(
-            "an audit reads the text under full memory too, which ends at the model's window of {context} tokens, and \
-             prompt and answer take {asked}: shorten them"
+            "an audit reads the text under full memory too, beside the plan: needs {needed} of KV memory, {allowed} may be \
+             used (--memory)"
         );
     }
-    let under_plan = memory::taken(&memory::fits(config, plan, length, codec, allowed)?);
-    memory::fits(config, &Plan::parse("full")?, length, codec, allowed.saturating_sub(under_plan))
-        .map(drop)
-        .context("an audit reads the text under full memory too, beside the plan")
+    Ok(())
 }
 
 /// Audits with a bar.

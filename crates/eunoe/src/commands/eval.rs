@@ -291,9 +291,8 @@ fn on_engine(
         }
     }
     let shape = policy_shape(engine.config());
-    let known = models::MODELS.iter().find(|m| m.sha256 == sha256).map(|m| m.name.to_owned());
     let model = ModelInfo {
-        name: known.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
+        name: models::name_of(&path, &sha256),
         sha256: Some(sha256),
         layers: shape.layers,
         kv_heads: shape.kv_heads,
@@ -325,6 +324,7 @@ fn finish(
 ) -> Result<()> {
     let grid = asked.grid;
     let heads = profiles::digest(plans.iter().filter_map(|(_, plan)| plan.as_ref()))?;
+    // older manifests do not say
     if grid.again.as_ref().is_some_and(|of| of.heads.is_some() && of.heads != heads) {
         bail!(
             "the manifest was made with another profile of the model's heads (`eunoe probe retrieval_heads`)"

@@ -90,8 +90,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let text = args.file.as_deref().map_or_else(|| Ok(demo::TEXT.to_owned()), read_text)?;
     let file = open::file(&args.model.model)?;
     let sha256 = pull::sha256(&file)?;
-    let known = models::MODELS.iter().find(|m| m.sha256 == sha256).map(|m| m.name.to_owned());
-    let name = known.unwrap_or_else(|| file.file_stem().unwrap_or_default().to_string_lossy().into_owned());
+    let name = models::name_of(&file, &sha256);
     let engine = open::engine(&args.model.model, false, ctx)?;
     let asked: Vec<usize> = args.lengths.iter().map(|n| *n as usize).collect();
     let (lengths, note) = lengths(asked, engine.config().context);

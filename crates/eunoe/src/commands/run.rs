@@ -79,6 +79,12 @@ pub struct Args {
     pub(crate) prompt: String,
 }
 
+impl Args {
+    fn audit_settings(&self) -> AuditSettings {
+        AuditSettings { seed: self.sampling.seed, ..AuditSettings::default() }
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -107,9 +113,6 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let length = length(tokens.len(), args.tokens)?;
     let asked = args.plan.asked(&args.model)?;
     let plan = memory::choose(&engine, &args.model.model, asked.as_ref(), length, args.memory.memory)?;
-    if args.audit {
-        audit::holds_both(&engine, &plan, length, args.memory.memory)?;
-    }
     let request = Request {
         max_tokens: args.tokens as usize,
         sampling: args.sampling.rule(),
@@ -119,6 +122,9 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     request.sampling.check()?;
     let content = answer::content_in(&prompt, &text);
     let subject = Subject { prompt: &prompt, content, tokens: &tokens, answer: &[], length };
+    if args.audit {
+        audit::holds_both(&engine, &plan, &subject, &args.audit_settings(), args.memory.memory)?;
+    }
     let run = Run { engine: &engine, args, ctx, subject, request, interrupt: &interrupt };
     let report = run.report(plan)?;
     if ctx.json {
@@ -159,8 +165,8 @@ impl Run<'_> {
         let subject = Subject { answer: &answer.tokens.clone(), ..self.subject.clone() };
         let mut report = Report::new(self.engine, bill, answer, subject.tokens.len(), timing);
         if self.args.audit {
-            audit::holds_both(self.engine, &plan, subject.length, self.args.memory.memory)?;
-            let settings = AuditSettings { seed: self.args.sampling.seed, ..AuditSettings::default() };
+            let settings = self.args.audit_settings();
+            audit::holds_both(self.engine, &plan, &subject, &settings, self.args.memory.memory)?;
             report.audit = Some(audit::look(self.engine, &plan, &subject, &settings, self.interrupt)?);
         }
         Ok(report)

@@ -1,7 +1,7 @@
 //! `eunoe serve`: an OpenAI-compatible server whose memory is bounded and visible.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -99,7 +99,8 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     open::header(&args.model.model)?;
     let plan = args.plan.asked(&args.model)?.map_or_else(|| Plan::parse("full"), Ok)?;
     let allowed = memory::allowed(args.memory.memory)?;
-    let name = args.name.clone().unwrap_or(name_of(&path)?);
+    let name =
+        args.name.clone().map_or_else(|| Ok(models::name_of(&path, &pull::sha256(&path)?)), anyhow::Ok)?;
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).with_context(|| {
         format!("cannot listen on {address}: is something else there? give another --port")
@@ -116,17 +117,22 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     }
     let arithmetic = if args.plan.exact { Arithmetic::Exact } else { Arithmetic::Fast };
     let options = Options { threads: ctx.threads, arithmetic, ..Options::default() };
-    let settings = settings(args, name, plan, allowed);
+    let settings = settings(args, name, plan, allowed)?;
     let open = Box::new(move || Engine::open(&path, options, &mut |_| {}));
     eunoe_server::run(listener, settings, open).map_err(|e| anyhow!(e))
 }
 
-fn settings(args: &Args, model: String, plan: Plan, memory: u64) -> Settings {
+fn settings(args: &Args, model: String, plan: Plan, memory: u64) -> Result<Settings> {
     let of = args.model.model.clone();
-    Settings {
+    // found once: it is found by the checksum of the whole file
+    let profile = profiles::find(&of)?.map(Arc::new);
+    Ok(Settings {
         model,
         plan,
-        attach: Box::new(move |plan| profiles::attach(plan, &of).map_err(|e| format!("{e:#}"))),
+        attach: Box::new(move |plan| {
+            let found = || Ok(profile.clone());
+            profiles::attach_with(plan, &of, found).map_err(|e| format!("{e:#}"))
+        }),
         memory,
         max_tokens: args.max_tokens as usize,
         running: args.running.into(),
@@ -137,12 +143,5 @@ fn settings(args: &Args, model: String, plan: Plan, memory: u64) -> Settings {
         arrival: ARRIVAL,
         timeout: Duration::from_secs(args.timeout.into()),
         keys: args.api_key.clone(),
-    }
-}
-
-/// The name of a model that can be pulled, else the file's.
-fn name_of(path: &Path) -> Result<String> {
-    let sha256 = pull::sha256(path)?;
-    let known = models::MODELS.iter().find(|m| m.sha256 == sha256).map(|m| m.name.to_owned());
-    Ok(known.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned()))
+    })
 }
