@@ -16,7 +16,7 @@ import openai
 PLAN = "a2sf @ 64tok"
 SCHEMA = {
     "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 30}, "people": {"type": "integer"}},
+    "properties": {"city": {"type": "string", "maxLength": 30}, "people": {"type": "integer", "minimum": 0, "maximum": 99999999}},
     "required": ["city", "people"],
     "additionalProperties": False,
 }
