@@ -6,53 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use eunoe_core::{Error, Result};
 
-/// Reserved address space. It reads as zeros until written; what was released reads as zeros again.
-pub struct Reserved {
-    region: sys::Region,
-    /// Bytes from the start that may have been touched.
-    touched: usize,
-}
+mod arena;
+mod reserved;
 
-impl Reserved {
-    /// Reserves `bytes` of address space and no memory.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] when the system refuses.
-    pub fn new(bytes: usize) -> Result<Self> {
-        let page = page_bytes();
-        let rounded = bytes.max(1).checked_next_multiple_of(page).ok_or_else(|| refused(bytes))?;
-        Ok(Self { region: sys::Region::new(rounded, false).ok_or_else(|| refused(bytes))?, touched: 0 })
-    }
-
-    /// The first `len` bytes.
-    #[inline]
-    pub fn bytes(&self, len: usize) -> &[u8] {
-        &self.region.bytes()[..len]
-    }
-
-    /// The first `len` bytes, to write.
-    #[inline]
-    pub fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
-        self.touched = self.touched.max(len);
-        &mut self.region.bytes_mut()[..len]
-    }
-
-    /// Gives back every whole page from `byte` on.
-    pub fn release_from(&mut self, byte: usize) {
-        let page = page_bytes();
-        let (start, end) = (byte.next_multiple_of(page), self.touched.next_multiple_of(page));
-        if start < end {
-            // SAFETY: whole pages of our own region, and `&mut self` is the only access to it.
-            unsafe { self.region.release(start, end - start) };
-        }
-        self.touched = self.touched.min(byte);
-    }
-
-    /// Physical pages behind this reservation, where the system tells.
-    pub fn resident_pages(&self) -> Option<usize> {
-        self.region.resident_pages()
-    }
-}
+pub use arena::Arena;
+pub use reserved::Reserved;
 
 /// Memory for what is read again and again: zeros at first, aligned to 64 bytes, on 2 MiB pages from the first touch on
 /// where the system has them. Reading it misses the TLB hundreds of times less.
@@ -216,6 +174,10 @@ fn refused(bytes: usize) -> Error {
 
 #[cfg(unix)]
 mod sys {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::FileExt as _;
     use std::ptr::NonNull;
     use std::sync::OnceLock;
 
@@ -278,15 +240,49 @@ mod sys {
                 debug_assert_eq!(refused, 0, "whole pages of a live mapping");
                 return;
             }
+            // SAFETY: as the caller promises.
+            unsafe { self.renew(start, len) };
+        }
+
+        /// Replaces pages by empty ones in their place.
+        ///
+        /// # Safety
+        /// As for `release`.
+        pub(super) unsafe fn renew(&self, start: usize, len: usize) {
+            debug_assert!(start + len <= self.len && len > 0);
+            // SAFETY: inside the region, as the caller promises.
+            let part = unsafe { self.base.add(start) }.as_ptr().cast();
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
             let access = libc::PROT_READ | libc::PROT_WRITE;
-            // SAFETY: replaces whole pages of this mapping, which nobody else uses now, by fresh ones in place.
-            unsafe { libc::mmap(part, len, access, flags, -1, 0) };
+            // SAFETY: whole pages of this mapping, which nobody else uses now.
+            unsafe {
+                let renewed = libc::mmap(part, len, access, flags, -1, 0);
+                debug_assert!(renewed != libc::MAP_FAILED, "pages of a live mapping");
+                #[cfg(target_os = "linux")]
+                libc::madvise(part, len, libc::MADV_NOHUGEPAGE);
+            }
+        }
+
+        /// Replaces pages by those of a file, which are copied where they are written.
+        ///
+        /// # Safety
+        /// As for `release`; nobody cuts the file short.
+        pub(super) unsafe fn map(&self, start: usize, len: usize, file: &File, at: u64) -> io::Result<()> {
+            debug_assert!(start + len <= self.len && len > 0);
+            let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
+            // SAFETY: inside the region, as the caller promises.
+            let part = unsafe { self.base.add(start) }.as_ptr().cast();
+            let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            // SAFETY: whole pages of this mapping, which nobody else uses now.
+            match unsafe { libc::mmap(part, len, access, flags, file.as_raw_fd(), at) } {
+                libc::MAP_FAILED => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            }
         }
 
         #[cfg(target_os = "linux")]
         pub(super) fn resident_pages(&self) -> Option<usize> {
-            use std::os::unix::fs::FileExt;
             const PRESENT: u64 = 1 << 63;
             let page = page_bytes();
             let mut entries = vec![0u8; self.len / page * 8];
@@ -309,6 +305,41 @@ mod sys {
         }
     }
 
+    /// A file in memory without a name.
+    #[cfg(target_os = "linux")]
+    pub(super) fn memory_file() -> io::Result<File> {
+        use std::os::fd::FromRawFd as _;
+        // SAFETY: a new handle, which is ours alone.
+        unsafe {
+            match libc::memfd_create(c"eunoe".as_ptr(), libc::MFD_CLOEXEC) {
+                -1 => Err(io::Error::last_os_error()),
+                handle => Ok(File::from_raw_fd(handle)),
+            }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn memory_file() -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        file.write_all_at(bytes, at)
+    }
+
+    /// Gives back what a part of a file takes; it reads as zeros afterwards.
+    pub(super) fn punch(file: &File, at: u64, len: u64) {
+        #[cfg(target_os = "linux")]
+        {
+            let how = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            // SAFETY: a call on a handle that is open.
+            let refused = unsafe { libc::fallocate(file.as_raw_fd(), how, at as i64, len as i64) };
+            debug_assert_eq!(refused, 0, "files in memory can have holes");
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (file, at, len);
+    }
+
     pub(super) fn page_bytes() -> usize {
         static BYTES: OnceLock<usize> = OnceLock::new();
         // SAFETY: asks for a constant of the system.
@@ -329,6 +360,8 @@ mod sys {
 #[cfg(not(unix))]
 mod sys {
     use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::fs::File;
+    use std::io;
     use std::ptr::NonNull;
 
     pub(super) struct Region {
@@ -369,10 +402,33 @@ mod sys {
             unsafe { self.base().add(start).write_bytes(0, len) };
         }
 
+        /// # Safety
+        /// As for `release`.
+        pub(super) unsafe fn renew(&self, start: usize, len: usize) {
+            // SAFETY: as the caller promises.
+            unsafe { self.release(start, len) }
+        }
+
+        /// # Safety
+        /// None: it never does.
+        pub(super) unsafe fn map(&self, _start: usize, _len: usize, _file: &File, _at: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
         pub(super) fn resident_pages(&self) -> Option<usize> {
             None
         }
     }
+
+    pub(super) fn memory_file() -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn write_at(_file: &File, _bytes: &[u8], _at: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn punch(_file: &File, _at: u64, _len: u64) {}
 
     impl Drop for Region {
         fn drop(&mut self) {
@@ -393,20 +449,6 @@ mod sys {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pages_come_with_the_first_touch_and_go_back() {
-        let page = page_bytes();
-        let mut memory = Reserved::new(1 << 30).expect("1 GiB of address space");
-        let Some(untouched) = memory.resident_pages() else { return };
-        assert_eq!(untouched, 0);
-        memory.bytes_mut(10 * page).fill(7);
-        assert_eq!(memory.resident_pages(), Some(10));
-        memory.release_from(3 * page + 1);
-        assert_eq!(memory.resident_pages(), Some(4), "the page that byte 3p lies in stays");
-        assert_eq!(memory.bytes(5 * page)[3 * page], 7);
-        assert_eq!(memory.bytes(5 * page)[4 * page], 0);
-    }
 
     #[test]
     fn huge_memory_is_zero_aligned_and_its_own() {

@@ -64,7 +64,7 @@ pub fn record(
     let mut sweeps = Vec::new();
     for run in runs.iter_mut().filter(|run| !run.rows.is_empty()) {
         let sweep = Sweep::new(isa, run, shape, q, lse, rule);
-        sweeps.push((sweep, Shards::new(run.strip.slots_mut())));
+        sweeps.push((sweep, Shards::new(run.strip.slots_mut(0))));
     }
     let mut tasks = Vec::new();
     for (n, (sweep, _)) in sweeps.iter().enumerate() {

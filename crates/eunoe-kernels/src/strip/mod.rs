@@ -9,9 +9,12 @@ mod push;
 #[cfg(test)]
 mod tests;
 
+use std::io;
+use std::sync::Arc;
+
 use eunoe_core::{Codec, Codecs, Error, Result};
 
-use crate::vm::Reserved;
+use crate::vm::{Arena, Reserved};
 
 pub use push::{Push, push};
 
@@ -163,7 +166,7 @@ impl Strip {
         assert!(slots.is_sorted_by(|a, b| a < b), "slots to evict are ascending and distinct");
         assert!((last as usize) < self.len, "slot {last} of {} to evict", self.len);
         let (bytes, len) = (self.layout.bytes(), self.len);
-        let memory = self.memory.bytes_mut(len * bytes);
+        let memory = self.memory.bytes_mut(first as usize * bytes, len * bytes);
         let mut to = first as usize;
         for (n, &gone) in slots.iter().enumerate() {
             let run = gone as usize + 1..slots.get(n + 1).map_or(len, |&next| next as usize);
@@ -197,15 +200,32 @@ impl Strip {
         codec::decode(layout.codec.v, &self.slot(i)[layout.value_at()..layout.pos_at()], out);
     }
 
-    /// A strip of its own with the same slots.
+    /// A strip of its own, for `max_slots`, with the first `len` slots of this one; pages that are in an arena are shared until one
+    /// of both writes.
     ///
     /// # Errors
-    /// [`Error::Limit`] without address space.
-    pub fn try_clone(&self) -> Result<Self> {
-        let mut copy = Self::new(self.layout, self.capacity)?;
-        copy.memory.bytes_mut(self.bytes()).copy_from_slice(self.slots());
-        copy.len = self.len;
-        Ok(copy)
+    /// [`Error::Limit`] without address space, or for more slots than there are or may be.
+    pub fn fork(&self, max_slots: usize, len: usize) -> Result<Self> {
+        if let Some(have) = [self.len, max_slots].into_iter().find(|have| *have < len) {
+            let (what, hint) = ("slots of a strip".into(), "fork fewer".into());
+            return Err(Error::Limit { what, asked: len as u64, have: have as u64, hint });
+        }
+        let bytes = self.layout.bytes();
+        let memory = self.memory.fork(max_slots.saturating_mul(bytes), len * bytes)?;
+        Ok(Self { layout: self.layout, memory, len, capacity: max_slots })
+    }
+
+    /// Moves its whole pages into an arena, where forks share them.
+    ///
+    /// # Errors
+    /// There is no memory for it; nothing changes then.
+    pub fn share(&mut self, arena: &Arc<Arena>) -> io::Result<()> {
+        self.memory.share(self.bytes(), arena)
+    }
+
+    /// Bytes of whole pages that are in an arena and unchanged.
+    pub fn shared_bytes(&self) -> usize {
+        self.memory.shared_bytes()
     }
 
     /// The bytes of slots, one record after the other, as [`Strip::append`] takes them.
@@ -225,7 +245,8 @@ impl Strip {
         assert!(self.len + slots <= self.capacity, "a strip of {} slots is full", self.capacity);
         let at = self.bytes();
         self.len += slots;
-        &mut self.slots_mut()[at..]
+        let len = self.bytes();
+        &mut self.memory.bytes_mut(at, len)[at..]
     }
 
     /// The bytes of all slots in use.
@@ -234,9 +255,11 @@ impl Strip {
         self.memory.bytes(self.bytes())
     }
 
+    /// The bytes of all slots in use, to write from slot `from` on.
     #[inline]
-    pub(crate) fn slots_mut(&mut self) -> &mut [u8] {
-        self.memory.bytes_mut(self.len * self.layout.bytes())
+    pub(crate) fn slots_mut(&mut self, from: usize) -> &mut [u8] {
+        let bytes = self.layout.bytes();
+        self.memory.bytes_mut(from * bytes, self.len * bytes)
     }
 
     fn slot(&self, i: usize) -> &[u8] {
@@ -246,7 +269,7 @@ impl Strip {
 
     fn slot_mut(&mut self, i: usize) -> &mut [u8] {
         let bytes = self.layout.bytes();
-        &mut self.slots_mut()[i * bytes..(i + 1) * bytes]
+        &mut self.slots_mut(i)[i * bytes..(i + 1) * bytes]
     }
 }
 

@@ -35,7 +35,7 @@ pub fn push(isa: Isa, pool: &Pool, pushes: &mut [Push<'_>], kv_heads: usize, k: 
             push.strip.capacity
         );
         push.strip.len += push.rows.len();
-        let slots = Shards::new(push.strip.slots_mut());
+        let slots = Shards::new(push.strip.slots_mut(first));
         let step = PART / (2 * layout.head_dim);
         let rows = push.rows.clone();
         tasks.extend(

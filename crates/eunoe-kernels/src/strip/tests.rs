@@ -216,7 +216,7 @@ fn resident_pages_agree_with_live_bytes_within_one_page() {
             agrees(&strip, "after push");
             strip.evict(&(0..900).collect::<Vec<_>>());
             agrees(&strip, "after eviction");
-            agrees(&strip.try_clone().expect("address space"), "of a clone");
+            agrees(&strip.fork(strip.capacity(), strip.len()).expect("address space"), "of a fork");
             strip.truncate(3);
             agrees(&strip, "after truncate");
             strip.truncate(0);
@@ -244,9 +244,9 @@ fn a_reset_strip_keeps_its_pages_until_it_is_cut() {
 }
 
 #[test]
-fn a_clone_is_its_own() {
+fn a_fork_is_its_own() {
     let strip = numbered(Codec::Q8, 4);
-    let mut copy = strip.try_clone().expect("address space");
+    let mut copy = strip.fork(strip.capacity(), strip.len()).expect("address space");
     copy.evict(&[0]);
     copy.set_column(0, 77.0);
     assert_eq!((strip.len(), strip.pos(0), strip.column(1)), (4, 0, 0.25));

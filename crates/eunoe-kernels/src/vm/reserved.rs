@@ -1,0 +1,231 @@
+//! Address space of one strip: pages of its own, and at its start pages that it shares with others until it writes.
+
+use std::io;
+use std::sync::Arc;
+
+use eunoe_core::Result;
+
+use super::arena::{Arena, Extent};
+use super::{page_bytes, refused, sys};
+
+/// Reserved address space. It reads as zeros until written; what was released reads as zeros again.
+pub struct Reserved {
+    region: sys::Region,
+    /// Bytes from the start that may have been touched.
+    touched: usize,
+    /// What is mapped from the first byte on, one after the other: pages and bytes of them.
+    shared: Vec<(Arc<Extent>, usize)>,
+    /// Bytes from the start that are still what the shared pages hold.
+    same: usize,
+}
+
+impl Reserved {
+    /// Reserves `bytes` of address space and no memory.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](eunoe_core::Error::Limit) when the system refuses.
+    pub fn new(bytes: usize) -> Result<Self> {
+        let page = page_bytes();
+        let rounded = bytes.max(1).checked_next_multiple_of(page).ok_or_else(|| refused(bytes))?;
+        let region = sys::Region::new(rounded, false).ok_or_else(|| refused(bytes))?;
+        Ok(Self { region, touched: 0, shared: Vec::new(), same: 0 })
+    }
+
+    /// The first `len` bytes.
+    #[inline]
+    pub fn bytes(&self, len: usize) -> &[u8] {
+        &self.region.bytes()[..len]
+    }
+
+    /// The first `len` bytes, to write from byte `from` on.
+    #[inline]
+    pub fn bytes_mut(&mut self, from: usize, len: usize) -> &mut [u8] {
+        self.touched = self.touched.max(len);
+        self.same = self.same.min(from);
+        &mut self.region.bytes_mut()[..len]
+    }
+
+    /// Gives back every whole page from `byte` on.
+    pub fn release_from(&mut self, byte: usize) {
+        let page = page_bytes();
+        let (start, end) = (byte.next_multiple_of(page), self.touched.next_multiple_of(page));
+        self.same = self.same.min(byte);
+        self.unmap(start);
+        if start < end {
+            // SAFETY: whole pages of our own region, and `&mut self` is the only access to it.
+            unsafe { self.region.release(start, end - start) };
+        }
+        self.touched = self.touched.min(byte);
+    }
+
+    /// Moves the whole pages of the first `len` bytes into an arena, where they can be shared; those that are there stay.
+    ///
+    /// # Errors
+    /// There is no memory for it; nothing changes then.
+    pub fn share(&mut self, len: usize, arena: &Arc<Arena>) -> io::Result<()> {
+        let (start, end) = (self.shareable(arena), len / page_bytes() * page_bytes());
+        if start >= end {
+            return Ok(());
+        }
+        let extent = arena.put(&self.region.bytes()[start..end])?;
+        let (file, at) = extent.place();
+        // SAFETY: whole pages of our own region; they hold the same bytes afterwards.
+        unsafe { self.region.map(start, end - start, file, at) }?;
+        let rest = self.region.bytes()[end..len].to_vec();
+        self.unmap(end); // a page of old extents behind: its bytes were just taken
+        self.region.bytes_mut()[end..len].copy_from_slice(&rest);
+        self.keep(start);
+        self.shared.push((extent, end - start));
+        self.same = end;
+        Ok(())
+    }
+
+    /// Another reservation of `bytes` that begins with the first `len` bytes of this one, on the same pages where they are shared.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](eunoe_core::Error::Limit) without address space.
+    pub fn fork(&self, bytes: usize, len: usize) -> Result<Self> {
+        let mut fork = Self::new(bytes)?;
+        let most = self.same.min(len) / page_bytes() * page_bytes();
+        let mut at = 0;
+        for (extent, len) in &self.shared {
+            let (len, (file, place)) = ((*len).min(most - at), extent.place());
+            // SAFETY: whole pages of the new region, which nobody has seen yet.
+            if len == 0 || unsafe { fork.region.map(at, len, file, place) }.is_err() {
+                break; // too many maps: what is left is copied
+            }
+            fork.shared.push((Arc::clone(extent), len));
+            at += len;
+        }
+        (fork.same, fork.touched) = (at, len);
+        fork.region.bytes_mut()[at..len].copy_from_slice(&self.region.bytes()[at..len]);
+        Ok(fork)
+    }
+
+    /// Bytes of whole pages that are in an arena and unchanged.
+    pub fn shared_bytes(&self) -> usize {
+        self.same / page_bytes() * page_bytes()
+    }
+
+    /// Physical pages behind this reservation, where the system tells.
+    pub fn resident_pages(&self) -> Option<usize> {
+        self.region.resident_pages()
+    }
+
+    /// Bytes of whole unchanged pages that are in this arena already.
+    fn shareable(&self, arena: &Arc<Arena>) -> usize {
+        let mapped: usize = self.shared.iter().take_while(|(e, _)| e.is_of(arena)).map(|(_, len)| len).sum();
+        mapped.min(self.shared_bytes())
+    }
+
+    /// Bytes that are mapped from arenas.
+    fn mapped(&self) -> usize {
+        self.shared.iter().map(|(_, len)| len).sum()
+    }
+
+    /// Pages of arenas from byte `start` of a page on are ours again, and empty.
+    fn unmap(&mut self, start: usize) {
+        let mapped = self.mapped();
+        if start < mapped {
+            // SAFETY: whole pages of our own region, and `&mut self` is the only access to it.
+            unsafe { self.region.renew(start, mapped - start) };
+            self.keep(start);
+        }
+    }
+
+    /// Lets go of what is mapped from byte `start` of a page on.
+    fn keep(&mut self, start: usize) {
+        let mut at = 0;
+        self.shared.retain_mut(|(_, len)| {
+            *len = (*len).min(start.saturating_sub(at));
+            at += *len;
+            *len > 0
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn pages_come_with_the_first_touch_and_go_back() {
+        let page = page_bytes();
+        let mut memory = Reserved::new(1 << 30).expect("1 GiB of address space");
+        let Some(untouched) = memory.resident_pages() else { return };
+        assert_eq!(untouched, 0);
+        memory.bytes_mut(0, 10 * page).fill(7);
+        assert_eq!(memory.resident_pages(), Some(10));
+        memory.release_from(3 * page + 1);
+        assert_eq!(memory.resident_pages(), Some(4), "the page that byte 3p lies in stays");
+        assert_eq!(memory.bytes(5 * page)[3 * page], 7);
+        assert_eq!(memory.bytes(5 * page)[4 * page], 0);
+    }
+
+    #[test]
+    fn forks_share_whole_pages_until_they_write() {
+        let page = page_bytes();
+        let Ok(arena) = Arena::new() else { return };
+        let mut first = Reserved::new(64 * page).unwrap();
+        first.bytes_mut(0, 4 * page + 10).fill(1);
+        first.share(4 * page + 10, &arena).unwrap();
+        assert_eq!((arena.bytes(), first.shared_bytes()), (4 * page as u64, 4 * page));
+        let mut second = first.fork(32 * page, 3 * page + 5).unwrap();
+        assert_eq!((arena.bytes(), second.shared_bytes()), (4 * page as u64, 3 * page), "nothing new");
+        second.bytes_mut(page + 1, 3 * page)[page + 1] = 2;
+        assert_eq!((second.bytes(3 * page)[page + 1], first.bytes(3 * page)[page + 1]), (2, 1));
+        assert_eq!(second.shared_bytes(), page);
+        drop(first);
+        assert_eq!(arena.bytes(), 4 * page as u64, "the second one still reads them");
+        assert!(second.bytes(3 * page + 5)[2 * page..].iter().all(|b| *b == 1));
+        second.release_from(0);
+        assert_eq!(arena.bytes(), 0);
+        assert!(second.bytes(5 * page).iter().all(|b| *b == 0), "what was released reads as zeros");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Any order of appends, writes, cuts, shares and forks: each reservation reads what a vector of its own would hold, and
+        /// nothing stays behind.
+        #[test]
+        fn reservations_are_vectors_of_their_own(steps in prop::collection::vec((0..6u8, 0..8usize, 0..40_000usize), 1..60)) {
+            let Ok(arena) = Arena::new() else { return Ok(()) };
+            let mut all = vec![(Reserved::new(1 << 20).unwrap(), Vec::new())];
+            for (i, (what, which, size)) in steps.into_iter().enumerate() {
+                let count = all.len();
+                let (memory, model) = &mut all[which % count];
+                let len = model.len();
+                match what {
+                    0 if len + size < 1 << 20 => {
+                        memory.bytes_mut(len, len + size)[len..].fill(i as u8);
+                        model.resize(len + size, i as u8);
+                    }
+                    1 if len > 0 => {
+                        memory.bytes_mut(size % len, len)[size % len] = i as u8;
+                        model[size % len] = i as u8;
+                    }
+                    2 => {
+                        let to = size.min(len);
+                        memory.release_from(to);
+                        model.truncate(to);
+                    }
+                    3 => memory.share(len, &arena).unwrap(),
+                    4 if count < 8 => {
+                        let len = size.min(len);
+                        let fork = (memory.fork(1 << 20, len).unwrap(), model[..len].to_vec());
+                        all.push(fork);
+                    }
+                    5 if count > 1 => drop(all.remove(which % count)),
+                    _ => {}
+                }
+                for (memory, model) in &all {
+                    prop_assert_eq!(memory.bytes(model.len()), &model[..]);
+                }
+            }
+            drop(all);
+            prop_assert_eq!(arena.bytes(), 0);
+        }
+    }
+}
