@@ -1,9 +1,13 @@
 //! A second sequence that goes on from where another stands.
 
+use std::io;
+use std::sync::Arc;
+
 use crate::engine::{Engine, Session};
 use crate::residual::Residual;
 use crate::store::{Head, Kv};
 use eunoe_core::Result;
+use eunoe_kernels::vm::Arena;
 
 impl Engine {
     /// A sequence of its own that remembers what `session` does, so that several questions can follow one reading; `None`
@@ -12,24 +16,67 @@ impl Engine {
     /// # Errors
     /// [`Error::Limit`](eunoe_core::Error::Limit) without address space.
     pub fn fork(&self, session: &Session) -> Result<Option<Session>> {
-        let needs = session.kv.needs();
-        if session.is_broken || needs.view.is_some() || needs.recall.is_some() {
+        if session.is_broken || session.kv.key.is_none() {
             return Ok(None);
         }
         let mut fork = self.session(&session.plan, session.length)?;
-        fork.kv.become_copy(&session.kv)?;
-        fork.logits = session.logits.to_vec().into();
-        fork.prompt_ended = session.prompt_ended;
+        fork.become_fork(session)?;
         Ok(Some(fork))
+    }
+}
+
+impl Session {
+    /// Takes over what `other` remembers, whose state is the same as this one's would be.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](eunoe_core::Error::Limit) without address space.
+    pub(crate) fn become_fork(&mut self, other: &Self) -> Result<()> {
+        self.kv.become_fork(&other.kv)?;
+        self.logits = other.logits.to_vec().into();
+        self.prompt_ended = other.prompt_ended;
+        Ok(())
+    }
+
+    /// Takes over the first `rows` rows of `other`, whose slots are all as they were written; the next row follows.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](eunoe_core::Error::Limit) without address space, or where they do not fit.
+    pub(crate) fn become_part(&mut self, other: &Self, rows: u32) -> Result<()> {
+        let Kv { layers, ledger, .. } = &mut self.kv;
+        for (layer, from) in layers.iter_mut().zip(&other.kv.layers) {
+            for (head, from) in layer.heads.iter_mut().zip(&from.heads) {
+                ledger.take(u64::from(rows) * head.strip.layout().bytes() as u64)?;
+                head.strip = from.strip.fork(head.strip.capacity(), rows as usize)?;
+                head.seen = rows.into();
+            }
+        }
+        self.kv.met_all(rows);
+        self.prompt_ended = rows >= self.length.prompt;
+        Ok(())
+    }
+
+    /// Moves its whole pages into an arena, where forks share them.
+    ///
+    /// # Errors
+    /// There is no memory for them; it goes on as before.
+    pub(crate) fn share(&mut self, arena: &Arc<Arena>) -> io::Result<()> {
+        let mut heads = self.kv.layers.iter_mut().flat_map(|layer| &mut layer.heads);
+        heads.try_for_each(|head| head.strip.share(arena))
+    }
+
+    /// Bytes of its pages that are in an arena and unchanged.
+    pub(crate) fn shared_bytes(&self) -> u64 {
+        let heads = self.kv.layers.iter().flat_map(|layer| &layer.heads);
+        heads.map(|head| head.strip.shared_bytes() as u64).sum()
     }
 }
 
 impl Kv {
     /// Takes over what `other`, of the same layout, holds.
-    fn become_copy(&mut self, other: &Self) -> Result<()> {
+    fn become_fork(&mut self, other: &Self) -> Result<()> {
         for (layer, from) in self.layers.iter_mut().zip(&other.layers) {
             for (head, from) in layer.heads.iter_mut().zip(&from.heads) {
-                *head = from.try_clone()?;
+                *head = from.fork()?;
             }
         }
         (self.ledger, self.dropped, self.met, self.next) =
@@ -39,10 +86,11 @@ impl Kv {
 }
 
 impl Head {
-    fn try_clone(&self) -> Result<Self> {
-        let residual = |r: &Residual| Ok(Residual { strip: r.strip.try_clone()?, slots: r.slots });
+    fn fork(&self) -> Result<Self> {
+        let whole = |strip: &eunoe_kernels::strip::Strip| strip.fork(strip.capacity(), strip.len());
+        let residual = |r: &Residual| Ok(Residual { strip: whole(&r.strip)?, slots: r.slots });
         Ok(Self {
-            strip: self.strip.try_clone()?,
+            strip: whole(&self.strip)?,
             residual: self.residual.as_ref().map(residual).transpose()?,
             ring: self.ring.clone(),
             side: self.side.clone(),

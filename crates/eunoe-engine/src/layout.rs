@@ -29,6 +29,40 @@ pub struct Length {
     pub longest: u32,
 }
 
+/// When what one sequence remembers can be that of another.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StateKey {
+    /// Equal where every rule and size of the plan is: the same tokens leave the same state then.
+    same: String,
+    /// Of a plan that leaves no mark on slots before it evicts: codecs and positions, which alone make the slots.
+    plain: Option<(Codecs, Place)>,
+    /// Slots of the smallest strip.
+    least: u32,
+}
+
+impl StateKey {
+    /// How many tokens of `read`, which a state of key `other` remembers, a sequence that is to read `text` need not read. Where
+    /// `whole` does not hold, no slot of the state was marked or evicted, and any part of it serves.
+    pub(crate) fn reuse(&self, other: &Self, whole: bool, read: &[u32], text: &[u32]) -> usize {
+        let common = read.iter().zip(text).take_while(|(a, b)| a == b).count();
+        if !whole && self.is_like(other) {
+            // one row at least tells what comes next
+            return common.min(text.len().saturating_sub(1)).min(self.least as usize);
+        }
+        if self.same == other.same && common == read.len() { common } else { 0 }
+    }
+
+    /// Whether both write the same slots until the first eviction.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.plain.is_some() && self.plain == other.plain
+    }
+
+    /// Whether slots stay as they were written until the first eviction.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain.is_some()
+    }
+}
+
 /// What a plan means for a model and a text, before any memory is taken.
 pub struct Layout {
     pub(crate) policy: Box<dyn Policy>,
@@ -54,6 +88,8 @@ pub struct Layout {
     residual: u32,
     sliding_strips: u64,
     kv_heads: u64,
+    /// The plan's policy, allocator and codec, and the mean slots of a strip, from which sizes derive.
+    rules: String,
 }
 
 impl Layout {
@@ -128,6 +164,9 @@ impl Layout {
             }
             None => (caps(&ask, room)?, None),
         };
+        let keeps_all = claims.iter().all(|claim| *claim == Claim::Whole);
+        let slots = if keeps_all { 0 } else { room.mean(shape.strips()) };
+        let rules = format!("{} {slots}", Plan { codec: Some(codec), ..plan.clone() });
         let layout = Self {
             policy,
             needs,
@@ -137,7 +176,7 @@ impl Layout {
             keeps,
             prompt: length.prompt,
             longest: length.longest,
-            keeps_all: claims.iter().all(|claim| *claim == Claim::Whole),
+            keeps_all,
             sliding_cap,
             budget_bytes,
             slot_bytes: bytes(codec, column),
@@ -147,6 +186,7 @@ impl Layout {
             residual: plan.residual,
             sliding_strips: sliding_strips as u64,
             kv_heads: config.kv_heads as u64,
+            rules,
         };
         layout.check_positions(config, length)?;
         Ok(layout)
@@ -186,6 +226,27 @@ impl Layout {
         let Some(floor) = self.pooled else { return layer.iter().copied().max().unwrap_or(0).into() };
         let all: u64 = layer.iter().map(|c| u64::from(*c)).sum();
         all - layer.iter().skip(1).map(|c| u64::from(select::floor_slots(*c, floor))).sum::<u64>()
+    }
+
+    /// When its state can be that of another sequence; `None` where the policy itself remembers (it says what rows see, or
+    /// recalls blocks).
+    pub(crate) fn key(&self) -> Option<StateKey> {
+        let needs = &self.needs;
+        if needs.view.is_some() || needs.recall.is_some() {
+            return None;
+        }
+        let prompt = needs.keep.map(|_| self.prompt);
+        // where nothing is ever evicted, how much room there is makes no difference
+        let caps = if self.keeps_all { &[] } else { &self.caps[..] };
+        let same = format!("{} {caps:?} {:?} {:?} {prompt:?}", self.rules, self.keeps, self.sliding_cap);
+        let is_plain = needs.column == Column::None && needs.keep.is_none() && self.residual == 0;
+        let least =
+            self.caps.iter().copied().chain((self.sliding_strips > 0).then_some(self.sliding_cap)).min();
+        Some(StateKey {
+            same,
+            plain: is_plain.then_some((self.codec, needs.place)),
+            least: least.unwrap_or(0),
+        })
     }
 
     /// Bytes that can come to wait in the cold tier, and whether they wait on disk.

@@ -2,7 +2,7 @@
 
 use crate::bill::{Bill, HeadBill};
 use crate::cold::Cold;
-use crate::layout::Layout;
+use crate::layout::{Layout, StateKey};
 use crate::ledger::Ledger;
 use crate::residual::Residual;
 use crate::ring::Ring;
@@ -63,6 +63,8 @@ pub struct Kv {
     /// `Some(floor)`: the strips of a layer share one cap.
     pub(crate) pooled: Option<f32>,
     pub(crate) ledger: Ledger,
+    /// When its state can be that of another sequence.
+    pub(crate) key: Option<StateKey>,
     plan_asked: String,
     plan_used: String,
     budget_bytes: Option<u64>,
@@ -136,7 +138,7 @@ impl Kv {
             _ => "streaming",
         };
         let plan_used = Plan { codec: Some(layout.codec), ..plan.clone() }.to_string();
-        let most = layout.most_bytes();
+        let (most, key) = (layout.most_bytes(), layout.key());
         let cold = layout.cold(config, &std::env::temp_dir())?;
         let mut ledger = Ledger::new(layout.budget_bytes.map_or(most, |b| b.min(most)));
         ledger.take(cold.as_ref().map_or(0, Cold::far_bytes))?;
@@ -152,6 +154,7 @@ impl Kv {
             cold,
             pooled: layout.pooled,
             ledger,
+            key,
             plan_asked: plan.text.clone(),
             plan_used,
             budget_bytes: layout.budget_bytes.or(plan.budget.map(|_| most)),
@@ -213,6 +216,11 @@ impl Kv {
         self.needs.view.or(recall).filter(|_| self.layers[layer].policy_layer.is_some())
     }
 
+    /// Number of strips.
+    pub(crate) fn strips(&self) -> usize {
+        self.layers.iter().map(|layer| layer.heads.len()).sum()
+    }
+
     /// The strip of a layer and KV head.
     ///
     /// # Panics
@@ -230,12 +238,16 @@ impl Kv {
         Ok(())
     }
 
+    /// Whether every slot is as it was written, so that a part of them is what fewer tokens would have left.
+    pub(crate) fn is_plain(&self) -> bool {
+        let is_whole = |h: &Head| h.evicted == 0 && h.residual.is_none();
+        self.key.as_ref().is_some_and(StateKey::is_plain)
+            && self.layers.iter().flat_map(|l| &l.heads).all(is_whole)
+    }
+
     /// Drops the rows from position `to` on; `false` where what stays would not be what it was.
     pub(crate) fn rewind(&mut self, to: u32) -> bool {
-        let unmarked =
-            self.needs.column == Column::None && self.needs.keep.is_none() && self.needs.view.is_none();
-        let mut heads = self.layers.iter().flat_map(|l| &l.heads);
-        if !unmarked || to > self.next || heads.any(|h| h.evicted > 0 || h.residual.is_some()) {
+        if !self.is_plain() || to > self.next {
             return false;
         }
         for head in self.layers.iter_mut().flat_map(|l| &mut l.heads) {
@@ -245,12 +257,17 @@ impl Kv {
             self.ledger.give((gone * head.strip.layout().bytes()) as u64);
         }
         self.ledger.peak = self.ledger.live;
+        self.met_all(to);
+        true
+    }
+
+    /// Books that the first `rows` rows met all before them.
+    pub(crate) fn met_all(&mut self, rows: u32) {
         self.met = Met::default();
         let strips =
             self.layers.iter().filter(|l| l.policy_layer.is_some()).map(|l| l.heads.len()).sum::<usize>();
-        (0..strips).for_each(|_| self.met.add(to as usize, 0, 0));
-        self.next = to;
-        true
+        (0..strips).for_each(|_| self.met.add(rows as usize, 0, 0));
+        self.next = rows;
     }
 
     /// Whether the plan never forgets anything.

@@ -18,6 +18,7 @@ struct Fate {
     tokens: Option<Vec<u32>>,
     error: Option<String>,
     parked: u32,
+    cached: usize,
     echo: Vec<f32>,
 }
 
@@ -42,7 +43,7 @@ fn task(fates: &Fates, plan_text: &str, prompt: &[u32], tokens: usize, patience:
         match news {
             News::Done(done) => {
                 fate.tokens = Some(done.answer.tokens.clone());
-                fate.parked = done.parked;
+                (fate.parked, fate.cached) = (done.parked, done.cached);
                 fate.echo = done.echo.iter().map(|e| e.logprob).collect();
             }
             News::Failed(e) => fate.error = Some(e.to_string()),
@@ -63,7 +64,7 @@ fn task(fates: &Fates, plan_text: &str, prompt: &[u32], tokens: usize, patience:
 }
 
 fn limits(memory: u64, folder: &Path) -> Limits {
-    Limits { memory, running: 8, rows: 48, folder: folder.to_owned() }
+    Limits { memory, prefixes: memory / 2, running: 8, rows: 48, folder: folder.to_owned() }
 }
 
 /// Runs to the end; memory is within its cap at every step, and nothing is left.
@@ -74,7 +75,8 @@ fn run(schedule: &mut Schedule<'_>, memory: u64) -> Standing {
         }
         assert!(steps < 20_000, "nobody goes on: {:?}", schedule.standing());
         schedule.step().into_iter().for_each(|ended| ended.tell());
-        assert!(schedule.standing().live_bytes <= memory, "{:?}", schedule.standing());
+        let Standing { live_bytes, cached_bytes, .. } = schedule.standing();
+        assert!(live_bytes + cached_bytes <= memory, "{:?}", schedule.standing());
     }
     let standing = schedule.standing();
     assert_eq!((standing.live_bytes, standing.running, standing.parked, standing.waiting), (0, 0, 0, 0));
@@ -232,4 +234,100 @@ fn the_prompt_is_scored_where_asked_for() {
         assert_eq!((fate.echo.len(), fate.tokens.as_ref().unwrap().len()), (129, tokens));
         assert_eq!(fate.echo, want);
     }
+}
+
+/// The tokens of one task after the other, and how many of each prompt were not read again.
+fn in_turn(schedule: &mut Schedule<'_>, plan_text: &str, prompts: &[Vec<u32>], memory: u64) -> Vec<Fate> {
+    let fates = Fates::default();
+    for prompt in prompts {
+        schedule.submit(task(&fates, plan_text, prompt, 20, usize::MAX));
+        run(schedule, memory);
+    }
+    let fates = fates.lock().unwrap().clone();
+    fates
+}
+
+#[test]
+fn what_was_read_before_is_not_read_again_and_the_tokens_are_the_same() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), 1 << 26);
+    for (toy, has_no_window) in [(LLAMA, true), (GEMMA, false)] {
+        let engine = toy.open(2, 64);
+        for (plan_text, beginning, _) in mixture() {
+            // two questions to one text, the first once more, and one that goes on from its answer
+            let ask = |n: u32| [&beginning[..], &(n..n + 30).collect::<Vec<_>>()].concat();
+            let mut prompts = vec![ask(3), ask(70), ask(3)];
+            let answer = alone(&engine, &plan_text, &prompts[0], 20);
+            prompts.push([&prompts[0][..], &answer, &[5, 6, 7]].concat());
+            let mut schedule = Schedule::new(&engine, limits(memory, folder.path()));
+            let fates = in_turn(&mut schedule, &plan_text, &prompts, memory);
+            for (prompt, fate) in prompts.iter().zip(&fates) {
+                assert_eq!(fate.error, None, "{plan_text}");
+                let want = alone(&engine, &plan_text, prompt, 20);
+                assert_eq!(fate.tokens.as_ref(), Some(&want), "{plan_text}");
+            }
+            let cached: Vec<usize> = fates.iter().map(|fate| fate.cached).collect();
+            let needs = plan(&plan_text).make_policy(40).unwrap().needs();
+            let never = needs.view.is_some() || needs.recall.is_some();
+            match plan_text.as_str() {
+                "full" if has_no_window => {
+                    let (text, asked) = (beginning.len(), prompts[0].len());
+                    assert_eq!(cached, [0, text, asked - 1, asked + answer.len() - 1], "{plan_text}");
+                }
+                _ if never => assert_eq!(cached, [0; 4], "{plan_text}"),
+                _ => assert!(cached[0] == 0 && cached[2] + 1 >= prompts[0].len(), "{plan_text}: {cached:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn those_that_come_together_read_what_they_share_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = LLAMA.open(2, 64);
+    let beginning = text(600);
+    for plan_text in ["full", "full | q8", "streaming_llm @ 200tok"] {
+        let fates = Fates::default();
+        let mut schedule = Schedule::new(&engine, limits(1 << 26, folder.path()));
+        let prompts: Vec<Vec<u32>> = (0..6).map(|i| [&beginning[..], &[i, i + 1, 2]].concat()).collect();
+        prompts.iter().for_each(|prompt| schedule.submit(task(&fates, plan_text, prompt, 20, usize::MAX)));
+        let standing = run(&mut schedule, 1 << 26);
+        for (prompt, fate) in prompts.iter().zip(fates.lock().unwrap().iter()) {
+            assert_eq!(fate.tokens, Some(alone(&engine, plan_text, prompt, 20)), "{plan_text}");
+        }
+        let read = standing.tokens[0];
+        if plan_text != "streaming_llm @ 200tok" {
+            assert!(read < 2 * 600, "{plan_text}: {read} rows of prompts were read");
+        }
+        // one more begins where they began
+        schedule.submit(task(&fates, plan_text, &[&beginning[..], &[99]].concat(), 3, usize::MAX));
+        let last = run(&mut schedule, 1 << 26);
+        assert!(last.prefixes[1] - standing.prefixes[1] >= 500, "{plan_text}: {last:?}");
+    }
+}
+
+#[test]
+fn what_is_kept_makes_room_for_what_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = LLAMA.open(2, 64);
+    // exact arithmetic stores f32: twice the bytes of f16
+    let one = 2 * eunoe_engine::full_bytes(engine.config(), 400);
+    let memory = 2 * one;
+    let fates = Fates::default();
+    let mut schedule = Schedule::new(&engine, limits(memory, folder.path()));
+    for i in 0..12 {
+        let prompt: Vec<u32> = text(330).iter().map(|t| (t + i) % 90).collect();
+        schedule.submit(task(
+            &fates,
+            if i % 2 == 0 { "full" } else { "a2sf @ 200tok" },
+            &prompt,
+            20,
+            usize::MAX,
+        ));
+        if i % 3 == 2 {
+            assert_eq!(run(&mut schedule, memory).parked, 0);
+        }
+    }
+    let standing = schedule.standing();
+    assert!(standing.cached_bytes > 0 && standing.cached_bytes <= memory / 2, "{standing:?}");
+    assert!(fates.lock().unwrap().iter().all(|fate| fate.tokens.is_some()));
 }

@@ -411,7 +411,13 @@ mod sys {
 
         /// # Safety
         /// None: it never does.
-        pub(super) unsafe fn map(&self, _start: usize, _len: usize, _file: &File, _at: u64) -> io::Result<()> {
+        pub(super) unsafe fn map(
+            &self,
+            _start: usize,
+            _len: usize,
+            _file: &File,
+            _at: u64,
+        ) -> io::Result<()> {
             Err(io::ErrorKind::Unsupported.into())
         }
 

@@ -66,6 +66,7 @@ pub async fn serve(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let limits = eunoe_engine::schedule::Limits {
         memory: settings.memory,
+        prefixes: settings.prefixes,
         running: settings.running,
         rows: settings.rows,
         folder: folder(),

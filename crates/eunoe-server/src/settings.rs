@@ -17,6 +17,8 @@ pub struct Settings {
     pub attach: Attach,
     /// Most KV bytes of all requests at any moment.
     pub memory: u64,
+    /// Most of them for what is kept of earlier requests, so that a text that begins as theirs is not read again.
+    pub prefixes: u64,
     /// Most tokens of answers that name no number.
     pub max_tokens: usize,
     /// Most requests that are answered at a time.

@@ -4,34 +4,42 @@
 //! Whatever the company, a task's tokens are those that it would get alone: rows of a batch do not touch each other, and a
 //! sequence that waited outside comes back with the same bits.
 
+mod prefix;
 mod swap;
 mod task;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use eunoe_core::{Error, Result};
 use eunoe_model::probe::NoProbe;
 
 use crate::engine::{Engine, Session};
 use crate::generate::Writer;
-use crate::layout::Layout;
+use crate::layout::{Layout, StateKey};
+use prefix::{Found, Prefixes, own_bytes};
 use swap::Swapped;
 use task::Active;
-pub use task::{Done, Hear, News, Task};
+pub use task::{Done, Hear, Leaving, News, Task};
 
 /// Rows that every sequence should be able to go on by before another one begins: fewer, and they would push each other out.
 const AHEAD: usize = 64;
 /// Fewest rows of a prompt that are worth a pass.
 const FEWEST: usize = 16;
+/// Tokens that another sequence has to be ahead by, for a task to wait for what it reads.
+const WORTH: usize = 256;
 /// What a server's memory is called in errors.
 pub const MEMORY: &str = "bytes of KV memory for all answers together";
 
 /// What tasks share.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Most KV bytes of all sequences at any moment.
+    /// Most KV bytes of all sequences at any moment, and of what is kept of earlier ones.
     pub memory: u64,
+    /// Most of them for what is kept of earlier ones, which goes first where memory runs out.
+    pub prefixes: u64,
     /// Most sequences in a pass.
     pub running: usize,
     /// Most rows of a pass.
@@ -43,8 +51,10 @@ pub struct Limits {
 /// How things stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// KV bytes now.
+    /// KV bytes of the sequences now, without pages that they share.
     pub live_bytes: u64,
+    /// KV bytes that are kept of earlier sequences, and pages that sequences share.
+    pub cached_bytes: u64,
     /// Most KV bytes that were allowed to be taken at any moment so far.
     pub peak_bytes: u64,
     /// Sequences in memory.
@@ -57,6 +67,8 @@ pub struct Standing {
     pub preemptions: u64,
     /// Tokens of prompts that were read, and tokens written.
     pub tokens: [u64; 2],
+    /// Tokens of prompts that began, and those of them that earlier sequences had read.
+    pub prefixes: [u64; 2],
 }
 
 /// Tasks on their way.
@@ -69,12 +81,16 @@ pub struct Schedule<'e> {
     /// Bytes that something beside the tasks takes, and those that it waits for.
     aside: u64,
     wanted: u64,
+    prefixes: Prefixes,
+    /// Bytes of answers whose tasks ended and that somebody still holds.
+    leaving: Arc<AtomicU64>,
     standing: Standing,
 }
 
 impl<'e> Schedule<'e> {
     /// Nothing to do yet.
     pub fn new(engine: &'e Engine, limits: Limits) -> Self {
+        let prefixes = Prefixes::new(limits.prefixes);
         Self {
             engine,
             limits,
@@ -82,6 +98,8 @@ impl<'e> Schedule<'e> {
             active: Vec::new(),
             aside: 0,
             wanted: 0,
+            prefixes,
+            leaving: Arc::default(),
             standing: Standing::default(),
         }
     }
@@ -103,7 +121,8 @@ impl<'e> Schedule<'e> {
     /// the sequences in memory leave no room for it. No other begins then before there is.
     pub fn set_aside(&mut self, bytes: u64) -> bool {
         self.wanted = bytes;
-        let fits = self.bytes_after(AHEAD).saturating_add(bytes) <= self.limits.memory || bytes == 0;
+        let fits =
+            bytes == 0 || self.frees(|s| s.bytes_after(AHEAD).saturating_add(bytes) <= s.limits.memory);
         if fits {
             self.aside = bytes;
         }
@@ -124,7 +143,21 @@ impl<'e> Schedule<'e> {
     pub fn standing(&self) -> Standing {
         let parked = self.active.iter().filter(|a| a.swapped.is_some()).count();
         let (running, waiting) = (self.active.len() - parked, self.waiting.len());
-        Standing { live_bytes: self.bytes_after(0) + self.aside, running, parked, waiting, ..self.standing }
+        let cached_bytes = self.prefixes.bytes();
+        let live_bytes = self.bytes_after(0) + self.aside - cached_bytes;
+        Standing { live_bytes, cached_bytes, running, parked, waiting, ..self.standing }
+    }
+
+    /// Whether something fits, once what is kept of earlier sequences has made room for it.
+    fn frees(&mut self, fits: impl Fn(&Self) -> bool) -> bool {
+        loop {
+            if fits(self) {
+                return true;
+            }
+            if !self.prefixes.forget_oldest() {
+                return false;
+            }
+        }
     }
 
     /// One forward pass over what fits, and those that ended by it: [`Schedule::standing`] counts them no more, and they are to be
@@ -134,11 +167,30 @@ impl<'e> Schedule<'e> {
         self.active.retain_mut(|a| a.swapped.is_none() || (a.task.hear)(News::Waits));
         self.return_parked();
         self.admit();
+        for a in self.active.iter_mut().filter(|a| a.swapped.is_none() && a.is_ready()) {
+            self.standing.book(a.advance(self.engine, 0, &[]), a);
+        }
         let picks = self.pick();
         if !picks.is_empty() {
             self.pass(&picks);
         }
-        self.active.extract_if(.., |a| a.is_over || a.failure.is_some()).map(Ended).collect()
+        let ended: Vec<_> = self.active.extract_if(.., |a| a.is_done()).collect();
+        ended.into_iter().map(|a| self.end(a)).collect()
+    }
+
+    /// What an ended task read stays for others.
+    fn end(&mut self, mut a: Active<'e>) -> Ended<'e> {
+        if a.failure.is_none() && a.swapped.is_none() {
+            let room = self.room_beside(own_bytes(&a.session));
+            self.prefixes.keep(self.engine, &a.text[..a.read], &mut a.session, room);
+        }
+        Ended(a, Arc::clone(&self.leaving))
+    }
+
+    /// Bytes that the sequences and `more` leave for what is kept of earlier ones.
+    fn room_beside(&self, more: u64) -> u64 {
+        let taken = self.bytes_after(0) - self.prefixes.bytes() + more;
+        self.memory().saturating_sub(taken)
     }
 
     /// The sequences in memory.
@@ -146,9 +198,14 @@ impl<'e> Schedule<'e> {
         self.active.iter().enumerate().filter(|(_, a)| a.swapped.is_none())
     }
 
-    /// KV bytes that the sequences in memory can come to hold over `rows` more rows each.
+    /// KV bytes that the sequences in memory can come to hold over `rows` more rows each, and all that is kept of others.
     fn bytes_after(&self, rows: usize) -> u64 {
-        self.here().map(|(_, a)| a.session.kv.most_after(rows)).sum()
+        self.here().map(|(_, a)| most_after(&a.session, rows)).sum::<u64>() + self.beside()
+    }
+
+    /// KV bytes that are not of a sequence.
+    fn beside(&self) -> u64 {
+        self.prefixes.bytes() + self.leaving.load(Ordering::Relaxed)
     }
 
     /// Takes sequences back in, oldest first, while they have room to go on.
@@ -158,7 +215,8 @@ impl<'e> Schedule<'e> {
                 continue;
             }
             let needed = self.active[index].session.kv.most_after(AHEAD);
-            if self.here().next().is_some() && self.bytes_after(AHEAD) + needed > self.memory() {
+            let fits = self.frees(|s| s.bytes_after(AHEAD) + needed <= s.memory());
+            if !fits && self.here().next().is_some() {
                 return;
             }
             let a = &mut self.active[index];
@@ -172,7 +230,7 @@ impl<'e> Schedule<'e> {
     /// Begins tasks in their order, each only once its whole prompt has room beside the others.
     fn admit(&mut self) {
         while self.active.len() < self.limits.running && self.active.iter().all(|a| a.swapped.is_none()) {
-            let Some(mut task) = self.waiting.pop_front() else { return };
+            let Some(task) = self.waiting.pop_front() else { return };
             let layout = match laid_out(self.engine, &task, self.limits.memory) {
                 Ok(layout) => layout,
                 Err(e) => {
@@ -180,18 +238,68 @@ impl<'e> Schedule<'e> {
                     continue;
                 }
             };
-            let needed = layout.bytes_after(task.prompt.len() + AHEAD);
-            let memory = self.limits.memory - self.wanted.min(self.limits.memory);
-            if !self.active.is_empty() && self.bytes_after(AHEAD) + needed > memory {
+            let key = layout.key().filter(|_| task.is_cacheable());
+            if self.comes_soon(key.as_ref(), &task.prompt) {
                 return self.waiting.push_front(task);
             }
-            let guide = task.guide.take();
-            let writer = Writer::new(&self.engine.tokenizer, &task.prompt, &task.request, guide);
-            match self.engine.session(&task.plan, task.length()).and_then(|session| Ok((session, writer?))) {
-                Ok((session, writer)) => self.active.push(Active::new(task, session, writer)),
-                Err(e) => fail(task, e),
+            let needed = layout.bytes_after(task.prompt.len() + AHEAD);
+            let find = |s: &Self| s.prefixes.find(key.as_ref(), &task.prompt);
+            let fits = self.frees(|s| {
+                let shared = find(s).map_or(0, |found| found.shared_bytes);
+                let memory = s.limits.memory - s.wanted.min(s.limits.memory);
+                s.bytes_after(AHEAD) + needed.saturating_sub(shared) <= memory
+            });
+            if !fits && !self.active.is_empty() {
+                return self.waiting.push_front(task);
+            }
+            let found = find(self);
+            self.begin(task, key.as_ref(), found);
+        }
+    }
+
+    /// Whether a sequence is about to have read what a task begins with.
+    fn comes_soon(&self, key: Option<&StateKey>, text: &[u32]) -> bool {
+        let Some(key) = key else { return false };
+        let known = self.prefixes.find(Some(key), text).map_or(0, |found| found.tokens);
+        self.here().filter(|(_, a)| a.is_reading() && a.task.is_cacheable()).any(|(_, a)| {
+            let own = a.session.kv.key.as_ref();
+            let soon = own.map_or(0, |own| key.reuse(own, !a.session.kv.is_plain(), &a.task.prompt, text));
+            soon > a.read && soon >= known + WORTH
+        })
+    }
+
+    /// Makes a task's sequence, with what others have read of its prompt already.
+    fn begin(&mut self, mut task: Task, key: Option<&StateKey>, found: Option<Found>) {
+        let guide = task.guide.take();
+        let writer = Writer::new(&self.engine.tokenizer, &task.prompt, &task.request, guide);
+        let begun = self.engine.session(&task.plan, task.length()).and_then(|session| Ok((session, writer?)));
+        let (mut session, writer) = match begun {
+            Ok(begun) => begun,
+            Err(e) => return fail(task, e),
+        };
+        let mut cached = found.map_or(0, |found| found.tokens);
+        let beside = self.active.iter_mut().filter(|a| a.swapped.is_none() && a.session.kv.is_plain());
+        let common = |a: &Active<'_>| {
+            let own = a.session.kv.key.as_ref().filter(|_| a.task.is_cacheable());
+            key.zip(own).map_or(0, |(key, own)| key.reuse(own, false, &a.text[..a.read], &task.prompt))
+        };
+        let from = match beside.map(|a| (common(a), a)).max_by_key(|(tokens, _)| *tokens) {
+            Some((tokens, a)) if tokens > cached => {
+                cached = tokens;
+                self.prefixes.begin_beside(&mut a.session, tokens, &mut session)
+            }
+            _ => found.map_or(Ok(()), |found| self.prefixes.begin(found, &mut session)),
+        };
+        if from.is_err() {
+            cached = 0;
+            match self.engine.session(&task.plan, task.length()) {
+                Ok(empty) => session = empty,
+                Err(e) => return fail(task, e),
             }
         }
+        self.standing.prefixes[0] += task.prompt.len() as u64;
+        self.standing.prefixes[1] += cached as u64;
+        self.active.push(Active::new(task, session, writer, cached));
     }
 
     /// Which sequences go on, and by how many rows. The oldest comes first; where memory runs out, the youngest go outside.
@@ -202,12 +310,12 @@ impl<'e> Schedule<'e> {
         let mut picks = Vec::new();
         for index in 0..self.active.len() {
             let a = &self.active[index];
-            if a.swapped.is_some() || alone.is_some_and(|alone| alone != index) {
+            if a.swapped.is_some() || a.is_done() || alone.is_some_and(|alone| alone != index) {
                 continue;
             }
             let most = if a.is_reading() { share } else { 1 };
             let pick = (index, a.rows(most).0.len());
-            while self.bytes_of(&picks, pick) > self.memory() && self.park_youngest(index) {}
+            while !self.frees(|s| s.bytes_of(&picks, pick) <= s.memory()) && self.park_youngest(index) {}
             if self.bytes_of(&picks, pick) <= self.memory() {
                 picks.push(pick);
             }
@@ -218,7 +326,7 @@ impl<'e> Schedule<'e> {
     /// Most bytes at any moment of a pass over the rows of these picks.
     fn bytes_of(&self, picks: &[(usize, usize)], more: (usize, usize)) -> u64 {
         let rows = |i: usize| picks.iter().chain([&more]).find(|pick| pick.0 == i).map_or(0, |pick| pick.1);
-        self.here().map(|(i, a)| a.session.kv.most_after(rows(i))).sum()
+        self.here().map(|(i, a)| most_after(&a.session, rows(i))).sum::<u64>() + self.beside()
     }
 
     /// Puts the youngest sequence after `index` outside; `false` if there is none in memory.
@@ -268,18 +376,42 @@ impl<'e> Schedule<'e> {
                 for (a, rows, count) in parts {
                     let x = &x[start * d..(start + rows.len()) * d];
                     start += rows.len();
-                    match a.advance(self.engine, count, x) {
-                        Ok(step) => {
-                            a.is_over = !step.goes_on;
-                            self.standing.tokens[0] += step.read as u64;
-                            self.standing.tokens[1] += step.written as u64;
-                        }
-                        Err(e) => a.failure = Some(e),
-                    }
+                    self.standing.book(a.advance(self.engine, count, x), a);
                 }
             }
         }
+        self.keep_due(picks);
     }
+
+    /// Keeps states that serve others only from where they stand.
+    fn keep_due(&mut self, picks: &[(usize, usize)]) {
+        let room = self.room_beside(0);
+        for (index, _) in picks {
+            let a = &mut self.active[*index];
+            if a.failure.is_none() && a.task.is_cacheable() && a.is_due() {
+                self.prefixes.keep(self.engine, &a.text[..a.read], &mut a.session, room);
+            }
+        }
+    }
+}
+
+impl Standing {
+    /// Books what a pass did for a task, and whether it goes on.
+    fn book(&mut self, step: Result<task::Step>, a: &mut Active<'_>) {
+        match step {
+            Ok(step) => {
+                a.is_over = !step.goes_on;
+                self.tokens[0] += step.read as u64;
+                self.tokens[1] += step.written as u64;
+            }
+            Err(e) => a.failure = Some(e),
+        }
+    }
+}
+
+/// KV bytes beside shared pages that a sequence can come to hold over `rows` more rows.
+fn most_after(session: &Session, rows: usize) -> u64 {
+    session.kv.most_after(rows).saturating_sub(session.shared_bytes())
 }
 
 /// The layout of a task that fits if it is alone.
@@ -300,12 +432,12 @@ fn fail(mut task: Task, e: Error) {
 
 /// A task that ended.
 #[must_use = "who waits for it is to be told"]
-pub struct Ended<'e>(Active<'e>);
+pub struct Ended<'e>(Active<'e>, Arc<AtomicU64>);
 
 impl Ended<'_> {
     /// Tells how it ended; one that nobody hears any more ends without a word.
     pub fn tell(self) {
-        match self.0.outcome() {
+        match self.0.outcome(&self.1) {
             (mut hear, Some(Ok(done))) => _ = hear(News::Done(done)),
             (mut hear, Some(Err(e))) => _ = hear(News::Failed(e)),
             (_, None) => {}

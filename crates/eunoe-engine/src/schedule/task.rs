@@ -1,8 +1,13 @@
 //! One request on its way: waiting, read, written, done.
 
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use eunoe_core::{Error, Result};
 use eunoe_kv::Plan;
 
+use super::prefix::{STRIDE, own_bytes};
 use super::swap::Swapped;
 use crate::engine::{Engine, Session};
 use crate::generate::{Answer, Guide, Request, TokenLogProb, Writer, token_log_prob};
@@ -30,6 +35,11 @@ pub struct Task {
 }
 
 impl Task {
+    /// Whether what others have read serves it: nothing is asked of each token of its prompt.
+    pub(super) fn is_cacheable(&self) -> bool {
+        self.echo.is_none() && !self.pool
+    }
+
     /// How long its sequence can get.
     pub fn length(&self) -> Length {
         let prompt = self.prompt.len() as u32;
@@ -55,14 +65,45 @@ pub enum News<'n, 'e> {
 pub struct Done {
     /// The answer.
     pub answer: Answer,
-    /// What it remembers; its memory still counts until this is dropped.
-    pub session: Session,
+    /// What it remembers; its memory counts until this is dropped.
+    pub session: Leaving,
     /// Per token of the prompt from the second on, where asked for.
     pub echo: Vec<TokenLogProb>,
     /// Mean of the normalised streams of the prompt's tokens `[d_model]`, where asked for.
     pub pooled: Vec<f32>,
     /// Times that it had to wait outside.
     pub parked: u32,
+    /// Tokens of the prompt that another sequence had read.
+    pub cached: usize,
+}
+
+/// What an answer remembers, after its task ended; its memory counts until it is dropped.
+pub struct Leaving {
+    session: Session,
+    bytes: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Leaving {
+    fn new(session: Session, all: &Arc<AtomicU64>) -> Self {
+        let bytes = own_bytes(&session);
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self { session, bytes, all: Arc::clone(all) }
+    }
+}
+
+impl Deref for Leaving {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// What came of a pass for one task.
@@ -81,9 +122,13 @@ pub(super) struct Active<'e> {
     pub(super) session: Session,
     pub(super) writer: Writer<'e>,
     /// Prompt and what was written so far.
-    text: Vec<u32>,
+    pub(super) text: Vec<u32>,
     /// Tokens of it that were read.
-    read: usize,
+    pub(super) read: usize,
+    /// Tokens of it that another sequence had read.
+    pub(super) cached: usize,
+    /// Tokens that were read when its state was kept for others.
+    kept: usize,
     echo: Vec<TokenLogProb>,
     /// Sum of the streams of the prompt's rows.
     pooled: Vec<f32>,
@@ -98,14 +143,17 @@ pub(super) struct Active<'e> {
 }
 
 impl<'e> Active<'e> {
-    pub(super) fn new(task: Task, session: Session, writer: Writer<'e>) -> Self {
+    /// `cached` tokens of its prompt are in the session already.
+    pub(super) fn new(task: Task, session: Session, writer: Writer<'e>, cached: usize) -> Self {
         let text = task.prompt.clone();
         Self {
             task,
             session,
             writer,
             text,
-            read: 0,
+            read: cached,
+            cached,
+            kept: cached,
             echo: Vec::new(),
             pooled: Vec::new(),
             swapped: None,
@@ -118,7 +166,7 @@ impl<'e> Active<'e> {
 
     /// Begins again from its first token, with what was written so far: the same rows give the same bits.
     pub(super) fn restart(&mut self, engine: &Engine) {
-        (self.read, self.swapped) = (0, None);
+        (self.read, self.cached, self.swapped) = (0, 0, None);
         self.echo.clear();
         self.pooled.clear();
         match engine.session(&self.task.plan, self.task.length()) {
@@ -130,6 +178,28 @@ impl<'e> Active<'e> {
     /// Whether its prompt is still being read.
     pub(super) fn is_reading(&self) -> bool {
         self.read + 1 < self.text.len()
+    }
+
+    /// Whether all is read, and the first token is to be written.
+    pub(super) fn is_ready(&self) -> bool {
+        self.read == self.text.len() && !self.is_done()
+    }
+
+    /// Whether it ended, one way or the other.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_over || self.failure.is_some()
+    }
+
+    /// Whether its state should be kept for others now: what is marked or evicted serves only from where it was kept.
+    pub(super) fn is_due(&mut self) -> bool {
+        let (read, prompt) = (self.read, self.task.prompt.len());
+        let is_due = !self.session.kv.is_plain()
+            && read > self.kept
+            && (read == prompt || read < prompt && read - self.kept >= STRIDE);
+        if is_due {
+            self.kept = read;
+        }
+        is_due
     }
 
     /// At most `most` rows that come next, and the tokens of the text that they are.
@@ -180,14 +250,17 @@ impl<'e> Active<'e> {
     }
 
     /// Who hears how it ended, and how; nothing where nobody did to the end.
-    pub(super) fn outcome(self) -> (Hear, Option<Result<Box<Done>>>) {
-        let Self { task, session, writer, echo, mut pooled, parked, failure, .. } = self;
+    pub(super) fn outcome(self, leaving: &Arc<AtomicU64>) -> (Hear, Option<Result<Box<Done>>>) {
+        let Self { task, session, writer, echo, mut pooled, parked, cached, failure, .. } = self;
         let rows = task.prompt.len() as f32;
         pooled.iter_mut().for_each(|sum| *sum /= rows);
         let outcome = match failure {
             Some(e) => Some(Err(e)),
             None if writer.finish_reason().is_none() => None,
-            None => Some(Ok(Box::new(Done { answer: writer.finish(), session, echo, pooled, parked }))),
+            None => {
+                let session = Leaving::new(session, leaving);
+                Some(Ok(Box::new(Done { answer: writer.finish(), session, echo, pooled, parked, cached })))
+            }
         };
         (task.hear, outcome)
     }

@@ -1,0 +1,181 @@
+//! What earlier sequences remember, kept so that a text that begins as theirs need not be read again.
+//!
+//! Slots that are as they were written serve every text that shares some of its beginning, page by page. What a plan has marked
+//! or evicted serves only a text that begins with all that was read, under the same plan with the same sizes.
+
+use std::sync::Arc;
+
+use eunoe_core::Result;
+use eunoe_kernels::vm::Arena;
+
+use crate::engine::{Engine, Session};
+use crate::layout::StateKey;
+
+/// Fewest tokens that are worth it.
+const LEAST: usize = 16;
+/// Tokens of a prompt after which what is marked or evicted is kept once more.
+pub(super) const STRIDE: usize = 512;
+/// Most strips of all that is kept: each takes a few of the maps that the system gives a process.
+const STRIPS: usize = 10_000;
+
+/// What is kept, the oldest first.
+pub(super) struct Prefixes {
+    arena: Option<Arc<Arena>>,
+    kept: Vec<Kept>,
+    /// Most bytes.
+    most: u64,
+}
+
+struct Kept {
+    tokens: Vec<u32>,
+    session: Session,
+}
+
+impl Kept {
+    /// Bytes beside those in the arena.
+    fn own_bytes(&self) -> u64 {
+        let logits = std::mem::size_of_val(self.session.logits()) as u64;
+        own_bytes(&self.session) + logits
+    }
+}
+
+/// KV bytes of a sequence beside those in the arena.
+pub(super) fn own_bytes(session: &Session) -> u64 {
+    session.kv.ledger().live.saturating_sub(session.shared_bytes())
+}
+
+/// Where a sequence can begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) tokens: usize,
+    /// Bytes of pages that are shared.
+    pub(super) shared_bytes: u64,
+    index: usize,
+}
+
+impl Prefixes {
+    pub(super) fn new(most: u64) -> Self {
+        // without files in memory, slots are copied
+        Self { arena: (most > 0).then(Arena::new).and_then(std::result::Result::ok), kept: Vec::new(), most }
+    }
+
+    /// Bytes of all that is kept or shared.
+    pub(super) fn bytes(&self) -> u64 {
+        let arena = self.arena.as_ref().map_or(0, |arena| arena.bytes());
+        arena + self.kept.iter().map(Kept::own_bytes).sum::<u64>()
+    }
+
+    /// The longest beginning of `text` that is remembered.
+    pub(super) fn find(&self, key: Option<&StateKey>, text: &[u32]) -> Option<Found> {
+        let key = key?;
+        let of = |(index, kept): (usize, &Kept)| {
+            let tokens =
+                key.reuse(kept.session.kv.key.as_ref()?, !kept.session.kv.is_plain(), &kept.tokens, text);
+            let is_whole = tokens == text.len() && kept.session.logits().is_empty();
+            let tokens = if is_whole { 0 } else { tokens };
+            let share = tokens as f64 / kept.tokens.len() as f64;
+            let shared_bytes = if kept.session.kv.is_plain() { kept.session.shared_bytes() } else { 0 };
+            Some(Found { tokens, shared_bytes: (shared_bytes as f64 * share) as u64, index })
+        };
+        let found = self.kept.iter().enumerate().filter_map(of).max_by_key(|found| found.tokens);
+        found.filter(|found| found.tokens >= LEAST)
+    }
+
+    /// Begins a sequence with what was found; it is the newest then.
+    pub(super) fn begin(&mut self, found: Found, session: &mut Session) -> Result<()> {
+        let kept = self.kept.remove(found.index);
+        let outcome = take_over(session, &kept.session, found.tokens);
+        self.kept.push(kept);
+        outcome
+    }
+
+    /// Puts the pages of a sequence that goes on where others can share them, and begins another with them.
+    pub(super) fn begin_beside(
+        &self,
+        from: &mut Session,
+        tokens: usize,
+        session: &mut Session,
+    ) -> Result<()> {
+        if let Some(arena) = &self.arena {
+            from.share(arena).ok(); // they are copied otherwise
+        }
+        take_over(session, from, tokens)
+    }
+
+    /// Keeps what a sequence remembers of `tokens`, which are all that it read, within `room` bytes.
+    pub(super) fn keep(&mut self, engine: &Engine, tokens: &[u32], session: &mut Session, room: u64) {
+        if self.most == 0 || tokens.len() < LEAST || session.kv.key.is_none() || self.has(tokens, session) {
+            return;
+        }
+        let (is_plain, strips) = (session.kv.is_plain(), session.kv.strips());
+        let most = self.most.min(room);
+        // pages of its own move, all else is copied
+        let copied =
+            if is_plain && self.arena.is_some() { own_bytes(session) } else { session.kv.ledger().live };
+        while !self.kept.is_empty()
+            && (self.bytes() + copied > most || (self.kept.len() + 1) * strips > STRIPS)
+        {
+            self.forget_oldest();
+        }
+        if self.bytes() + copied > most {
+            return;
+        }
+        if let (true, Some(arena)) = (is_plain, &self.arena)
+            && session.share(arena).is_err()
+        {
+            return;
+        }
+        if let Ok(Some(fork)) = engine.fork(session) {
+            self.kept.retain(|kept| !is_within(kept, tokens, &fork));
+            self.kept.push(Kept { tokens: tokens.to_vec(), session: fork });
+        }
+    }
+
+    /// Whether as much is kept already; it is the newest then.
+    fn has(&mut self, tokens: &[u32], session: &Session) -> bool {
+        let same = |kept: &Kept| {
+            let whole = kept.tokens == tokens && kept.session.kv.key == session.kv.key;
+            let part = session.kv.is_plain()
+                && kept.session.kv.is_plain()
+                && kept.tokens.starts_with(tokens)
+                && is_alike(kept, session);
+            whole || part
+        };
+        let Some(index) = self.kept.iter().position(same) else { return false };
+        let kept = self.kept.remove(index);
+        self.kept.push(kept);
+        true
+    }
+
+    /// Lets go of what was not asked for the longest; `false` if nothing is left.
+    pub(super) fn forget_oldest(&mut self) -> bool {
+        match self.kept.is_empty() {
+            true => false,
+            false => {
+                self.kept.remove(0);
+                true
+            }
+        }
+    }
+}
+
+fn take_over(session: &mut Session, from: &Session, tokens: usize) -> Result<()> {
+    match from.kv.is_plain() && session.kv.key.as_ref().is_some_and(StateKey::is_plain) {
+        true => session.become_part(from, tokens as u32),
+        false => session.become_fork(from),
+    }
+}
+
+/// Whether the slots of both would be the same.
+fn is_alike(kept: &Kept, session: &Session) -> bool {
+    let (a, b) = (&kept.session.kv.key, &session.kv.key);
+    a.as_ref().zip(b.as_ref()).is_some_and(|(a, b)| a.is_like(b))
+}
+
+/// Whether all that is kept there is a part of a longer one.
+fn is_within(kept: &Kept, tokens: &[u32], session: &Session) -> bool {
+    kept.session.kv.is_plain()
+        && session.kv.is_plain()
+        && is_alike(kept, session)
+        && tokens.starts_with(&kept.tokens)
+}
