@@ -137,9 +137,10 @@ pub(crate) fn page(shapes: &[Shape], pool: &Pool, threads: usize) {
         "## Attention over a strip and over a block table\n\nOne row of each of as many sequences as fill {} MiB, so that slots \
          come from memory; {threads} threads, {:?}. Blocks of {BLOCK}\ntokens lie at random places of one pool per KV head. The \
          kernel reads them as a list of slots: it copies tiles of 64 into\nthe first cache and asks for those of the next \
-         tile, the fairest of what is there. Gathered: each sequence's blocks are first\ncopied side by side, and then read as \
-         a strip. Plain reads add up all bytes by one thread, in order and in blocks:\nwhat \
-         order alone is worth where nothing is asked for ahead. Medians of {TURNS} turns taken alternately, and the quartiles of\nthe ratio. The outputs are \
+         tile. Of what is there that is the fairest; a kernel written for blocks would\nsave the copy. Gathered: each sequence's \
+         blocks are first copied side by side, and then read as a strip. Plain reads add\nup all bytes by one thread, in order \
+         and in blocks: what order alone is worth where nothing is asked for ahead. Medians of\n{TURNS} turns taken \
+         alternately, and the quartiles of the ratio. The outputs are \
          the same bits.\n\n| model | slots | strip, µs | blocks, µs | blocks / strip | gathered / strip | plain reads, blocks / \
          strip |\n|---|---|---|---|---|---|---|",
         ROUND >> 20,

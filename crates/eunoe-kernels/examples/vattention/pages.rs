@@ -81,22 +81,22 @@ fn measure(shape: &Shape, slots: usize) -> [f64; 5] {
         let [ahead, after] = ahead.map_or([f64::NAN; 2], |ahead| [ahead, after]);
         times.iter_mut().zip([fresh, again, reused, ahead, after]).for_each(|(all, x)| all.push(x));
     }
-    times.map(|all| median(all))
+    times.map(median)
 }
 
 pub(crate) fn page(shapes: &[Shape], assumed: f64) {
     say(&format!(
-        "## What a page costs\n\nAll strips of one request, filled by one thread, in microseconds of processor time per MiB: made new, filled \
-         and dropped; with their pages\ngiven back and taken again; with the pages of an ended request kept; their pages asked \
-         for ahead on another thread\n(`MADV_POPULATE_WRITE`), and filled after that. Medians of {TURNS} turns. The last two \
-         columns: what keeping pages would save\n(the first column less the third) of the time to read that many tokens, at \
-         {assumed} tokens/s and at the fastest reading in\n[performance.md](performance.md), of a short prompt on a faster \
-         processor: {}.\n",
+        "## What a page costs\n\nAll strips of one request, filled by one thread, in microseconds of processor time per \
+         MiB: made new, filled and\ndropped; with their pages given back and taken again; with the pages of an ended \
+         request kept; their pages asked for ahead\non another thread (`MADV_POPULATE_WRITE`), and filled after that. Medians \
+         of {TURNS} turns. The last three columns: what\nkeeping pages would save (new less kept), and its share of the time to \
+         read that many tokens at {assumed} tokens/s and at the\nfastest reading in [performance.md](performance.md), of two \
+         threads on a faster processor, whose pages may cost less and whose\nthreads would share them: {}.\n",
         shapes.iter().map(|s| format!("{} at {}", s.name, s.fastest)).collect::<Vec<_>>().join(", ")
     ));
     say(&format!(
-        "| model | tokens | MiB | new | given back | kept | asked ahead | filled then | saved at {assumed}/s | at the fastest \
-         |\n|---|---|---|---|---|---|---|---|---|---|"
+        "| model | tokens | MiB | new | given back | kept | asked ahead | filled then | saved, ms | at {assumed}/s | at the fastest \
+         |\n|---|---|---|---|---|---|---|---|---|---|---|"
     ));
     for (shape, slots) in shapes.iter().flat_map(|shape| LENGTHS.map(|slots| (shape, slots))) {
         let times = measure(shape, slots);
@@ -104,9 +104,10 @@ pub(crate) fn page(shapes: &[Shape], assumed: f64) {
         let per_mib: Vec<String> = times.iter().map(|s| format!("{:.0}", s * 1e6 / mib)).collect();
         let share = |rate: f64| 100.0 * (times[0] - times[2]) * rate / slots as f64;
         say(&format!(
-            "| {} | {slots} | {mib:.1} | {} | {:.2} % | {:.2} % |",
+            "| {} | {slots} | {mib:.1} | {} | {:.1} | {:.2} % | {:.2} % |",
             shape.name,
             per_mib.join(" | "),
+            1e3 * (times[0] - times[2]),
             share(assumed),
             share(shape.fastest)
         ));

@@ -180,9 +180,13 @@ pub(crate) fn page(shapes: &[Shape]) {
         "## Bytes held over one trace\n\n{REQUESTS} requests, {AT_ONCE} at a time: prompts of 32 … 8192 tokens \
          (log-uniform), read {ROWS} rows at a time, answers of\n16 … 512. Half of them have a budget of {BUDGET} slots per \
          head and forget at random, a sixteenth at a time; a block of\nthe pool goes back as if the survivors were moved \
-         together, as those of a strip are. Mean and peak until the last has\ncome, and the mean over that of keys and \
-         values alone. Strips hold four bytes more per slot, its position. The strips of\none layer are real and \
-         looked at every {LOOK} steps (the system's count equals the computed one each time), and times the layers.\n"
+         together, as those of a strip are. Mean and peak until the last has\ncome, \
+         and the mean over that of keys and values alone. The strips of one layer are real, counted by the system every\n\
+         {LOOK} steps (each time as computed), and times the layers.\n\nA block of 16 tokens is as large as a page of 4 KiB, \
+         so both waste as little; strips hold four bytes more per slot, its\nposition ({:.1} %), and page tables. Where pages are \
+         larger than the smallest, blocks hold less. What strips give back, the\nsystem has again; a pool that is taken once \
+         holds its peak.\n",
+        100.0 * (SLOT.bytes() - PAIR) as f64 / PAIR as f64
     ));
     for shape in shapes {
         say(&format!(
