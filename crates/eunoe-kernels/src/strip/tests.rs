@@ -259,3 +259,85 @@ fn impossible_strips_are_errors() {
     assert!(Strip::new(layout(Codec::F16, 0, false), 1).is_err());
     assert!(Strip::new(layout(Codec::F16, 64, false), usize::MAX).is_err());
 }
+
+/// A strip of a request, and the same slots in plain vectors: position, and the number that key and value hold.
+struct Modelled {
+    strip: Strip,
+    slots: Vec<(u32, f32)>,
+    read: u32,
+}
+
+impl Modelled {
+    fn grow(&mut self, rows: u32) {
+        for _ in 0..rows {
+            let x = (self.read % 1999) as f32;
+            self.strip.push(&[x; 64], &[-x; 64], self.read);
+            self.slots.push((self.read, x));
+            self.read += 1;
+        }
+    }
+
+    /// Drops each slot with a chance of `of` in 16.
+    fn evict(&mut self, random: &mut impl FnMut(u64) -> u64, of: u64) {
+        let gone: Vec<u32> = (0..self.slots.len() as u32).filter(|_| random(16) < of).collect();
+        self.strip.evict(&gone);
+        let mut i = 0;
+        self.slots.retain(|_| {
+            i += 1;
+            gone.binary_search(&(i - 1)).is_err()
+        });
+    }
+
+    fn agrees(&self, at: &str) {
+        let Self { strip, slots, .. } = self;
+        assert_eq!((strip.len(), strip.bytes()), (slots.len(), slots.len() * 260), "{at}");
+        for (i, (pos, x)) in slots.iter().enumerate() {
+            assert_eq!(
+                (strip.pos(i), key_and_value(strip, i)),
+                (*pos, (vec![*x; 64], vec![-x; 64])),
+                "{at}, slot {i}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_schedule_of_requests_holds_their_slots_and_a_page_more_per_strip() {
+    for batch in 4..=8 {
+        let mut state = batch as u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut all: Vec<Modelled> = Vec::new();
+        for step in 0..200 {
+            let at = format!("batch {batch}, step {step}");
+            match random(8) {
+                0 | 1 if all.len() < batch => {
+                    let strip = Strip::new(layout(Codec::F16, 64, false), 4000).expect("address space");
+                    all.push(Modelled { strip, slots: Vec::new(), read: random(1000) as u32 });
+                }
+                2 if all.len() > 2 => drop(all.swap_remove(random(all.len() as u64) as usize)),
+                3 if !all.is_empty() => {
+                    let (i, of) = (random(all.len() as u64) as usize, 1 + random(16));
+                    all[i].evict(&mut random, of);
+                }
+                what => {
+                    // one token each, as in a step of writing, or the rows of a prompt
+                    let most = if what < 6 { 1 } else { 150 };
+                    for m in all.iter_mut().filter(|m| m.slots.len() < 3800) {
+                        m.grow(1 + random(most) as u32);
+                    }
+                }
+            }
+            let (page, asked) = (page_bytes(), all.iter().map(|m| m.strip.bytes()));
+            let most: usize = asked.map(|bytes| bytes.div_ceil(page) + 1).sum();
+            let held: Option<usize> = all.iter().map(|m| m.strip.resident_pages()).sum();
+            assert!(held.is_none_or(|pages| pages <= most), "{at}: {held:?} pages, at most {most}");
+            if step % 20 == 19 {
+                all.iter().for_each(|m| m.agrees(&at));
+            }
+        }
+        assert!(all.iter().any(|m| m.slots.len() > 100), "the schedule filled something");
+    }
+}
