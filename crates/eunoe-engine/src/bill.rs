@@ -22,6 +22,8 @@ pub struct Bill {
     pub cold_bytes: u64,
     /// Bytes that came back from the cold tier so far, each time anew.
     pub returned_bytes: u64,
+    /// Hot KV bytes that another sequence had filled, and that this one began with.
+    pub reused_bytes: u64,
     /// Policy data that is not KV memory (rings of queries, keys of cold blocks), in bytes.
     pub metadata_bytes: u64,
     /// Slots dropped at once when a strip is full.

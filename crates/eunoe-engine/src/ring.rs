@@ -1,7 +1,9 @@
 //! The last query rows of one strip's heads, for methods that rank by recent attention.
 
+use serde::{Deserialize, Serialize};
+
 /// Up to `rows` rows of `width` values with their positions, oldest first.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Ring {
     rows: usize,
     width: usize,
@@ -32,6 +34,12 @@ impl Ring {
 
     pub(crate) fn positions(&self) -> &[u32] {
         &self.pos
+    }
+
+    /// Whether another is one of the same sizes, and whole.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let is_whole = other.q.len() == other.pos.len() * other.width && other.pos.len() <= other.rows;
+        (self.rows, self.width) == (other.rows, other.width) && is_whole
     }
 
     /// Bytes held now.

@@ -1,9 +1,10 @@
 //! The side slot of a strip: one averaged key and value that stand for all slots that were folded into it.
 
 use eunoe_kernels::strip::Strip;
+use serde::{Deserialize, Serialize};
 
 /// Means in f32, and how many tokens they stand for.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Side {
     k: Vec<f32>,
     v: Vec<f32>,
@@ -15,6 +16,11 @@ pub(crate) struct Side {
 impl Side {
     pub(crate) fn new(head_dim: usize, weighted: bool) -> Self {
         Self { k: vec![0.0; head_dim], v: vec![0.0; head_dim], count: 0, weighted }
+    }
+
+    /// Whether another is one of the same sizes and rule.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        (self.k.len(), self.v.len(), self.weighted) == (other.k.len(), other.v.len(), other.weighted)
     }
 
     /// Bytes of keys, values and count.

@@ -15,6 +15,7 @@ use eunoe_kernels::{Isa, Pool};
 use eunoe_kv::select::{self, Pooled};
 use eunoe_kv::{Blocks, Column, Needs, Place, Plan, Policy};
 use eunoe_model::Config;
+use serde::{Deserialize, Serialize};
 
 /// One strip and its account.
 pub(crate) struct Head {
@@ -75,11 +76,13 @@ pub struct Kv {
     pub(crate) met: Met,
     /// Positions given out so far.
     pub(crate) next: u32,
+    /// Bytes that it began with.
+    pub(crate) reused: u64,
     scratch: Scratch,
 }
 
 /// Keys that rows met.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Met {
     keys: u64,
     all: u64,
@@ -162,6 +165,7 @@ impl Kv {
             dropped: (0, 0.0),
             met: Met::default(),
             next: 0,
+            reused: 0,
             scratch: Scratch::default(),
         })
     }
@@ -398,6 +402,7 @@ impl Kv {
             peak_bytes: self.ledger.peak,
             live_bytes: self.ledger.live,
             cold_bytes: self.cold.as_ref().map_or(0, |cold| cold.bytes),
+            reused_bytes: self.reused,
             returned_bytes: self.cold.as_ref().map_or(0, |cold| cold.returned),
             metadata_bytes: rings.map(|r| r.bytes() as u64).sum::<u64>()
                 + self.cold.as_ref().map_or(0, Cold::key_bytes),

@@ -55,6 +55,7 @@ fn task(fates: &Fates, plan_text: &str, prompt: &[u32], tokens: usize, patience:
     Task {
         plan: plan(plan_text),
         prompt: prompt.to_vec(),
+        start: None,
         request: request(tokens),
         guide: None,
         echo: None,

@@ -22,6 +22,8 @@ pub use message::{Function, Message, ToolCall};
 use message::{change_texts, free_mark};
 
 const NAME: &str = "chat template";
+/// Stands for an answer while a template is rendered.
+const ANSWER: &str = "\u{2}the answer\u{2}";
 
 /// One step of fuel is an instruction, or 64 bytes made.
 const BASE_FUEL: u64 = 1_000_000;
@@ -114,14 +116,52 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
         let (mut messages, mut tools) = (self.seen(messages), tools.to_vec());
+        let mark = self.mark(tokenizer, &mut messages, &mut tools)?;
+        let text = self.write(&messages, &tools, add_generation_prompt)?;
+        Ok(tokenizer.with_one_bos(tokenizer.encode_marked(&text, mark)))
+    }
+
+    /// The tokens that come between an answer to the messages `before` and the answer to `new`, so that a conversation goes on
+    /// where the answer's own tokens are in memory already. Messages are read as [`ChatTemplate::encode`] does.
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::render`], and [`Error::Unsupported`] for a template that writes earlier turns anew.
+    pub fn encode_after_answer(
+        &self,
+        tokenizer: &Tokenizer,
+        before: &[Message],
+        new: &[Message],
+        tools: &[serde_json::Value],
+    ) -> Result<Vec<u32>> {
+        let answer = Message::new("assistant", ANSWER);
+        let (mut messages, mut tools) = (self.seen(before), tools.to_vec());
+        messages.extend(self.seen(&[answer]));
+        messages.extend(self.seen(new));
+        let mark = self.mark(tokenizer, &mut messages, &mut tools)?;
+        let whole = self.write(&messages, &tools, true)?;
+        let read = self.write(&messages[..before.len()], &tools, true)?;
+        match whole.strip_prefix(&read).and_then(|rest| rest.strip_prefix(ANSWER)) {
+            Some(rest) => Ok(tokenizer.encode_marked(rest, mark)),
+            None => Err(Error::Unsupported(
+                "a conversation in memory with this model's chat template, which writes earlier turns anew".into(),
+            )),
+        }
+    }
+
+    /// Sets marks into the names of control tokens in all texts; gives the mark.
+    fn mark(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &mut [serde_json::Value],
+        tools: &mut [serde_json::Value],
+    ) -> Result<char> {
         let source = self.environment.get_template(NAME).map_err(|e| unreadable(&e))?.source().to_owned();
-        let texts = [&messages, &tools].map(|values| serde_json::Value::from(values.as_slice()).to_string());
+        let texts = [&*messages, &*tools].map(|values| serde_json::Value::from(values).to_string());
         let mark = free_mark(&[&source, &texts[0], &texts[1]])?;
-        for value in messages.iter_mut().chain(&mut tools) {
+        for value in messages.iter_mut().chain(tools) {
             change_texts(value, &|text| tokenizer.mark_names(text, mark).into_owned());
         }
-        let text = self.write(&messages, &tools, add_generation_prompt)?;
-        Ok(tokenizer.encode_marked(&text, mark))
+        Ok(mark)
     }
 
     fn seen(&self, messages: &[Message]) -> Vec<serde_json::Value> {

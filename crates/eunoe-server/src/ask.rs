@@ -110,6 +110,8 @@ pub(crate) struct Whole {
     pub(crate) tokens: Vec<u32>,
     pub(crate) log_probs: Vec<TokenLogProb>,
     pub(crate) echo: Vec<TokenLogProb>,
+    /// Tokens of the prompt that an earlier request had read.
+    pub(crate) cached: usize,
     /// Mean of the streams of all tokens of the prompt, of length 1, where asked for `[d_model]`.
     pub(crate) pooled: Vec<f32>,
     pub(crate) bill: Bill,
@@ -198,6 +200,7 @@ fn hear(
                     tokens: done.answer.tokens,
                     log_probs: done.answer.log_probs,
                     echo: done.echo,
+                    cached: done.cached,
                     pooled: unit(done.pooled),
                     bill: done.session.bill(),
                     held,

@@ -15,8 +15,8 @@ pub(crate) struct Metrics {
     first_token: Histogram,
     between_tokens: Histogram,
     whole: Histogram,
-    gauges: [Gauge; 7],
-    counters: [Counter; 3],
+    gauges: [Gauge; 8],
+    counters: [Counter; 5],
 }
 
 impl Metrics {
@@ -41,10 +41,17 @@ impl Metrics {
                     "eunoe:kv_bytes",
                     "eunoe:kv_bytes_peak",
                     "eunoe:kv_bytes_cap",
+                    "eunoe:kv_bytes_cached",
                 ]
                 .map(|name| gauge!(name)),
-                ["vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:num_preemptions_total"]
-                    .map(|name| counter!(name)),
+                [
+                    "vllm:prompt_tokens_total",
+                    "vllm:generation_tokens_total",
+                    "vllm:num_preemptions_total",
+                    "vllm:prefix_cache_queries_total",
+                    "vllm:prefix_cache_hits_total",
+                ]
+                .map(|name| counter!(name)),
             )
         });
         let [first_token, between_tokens, whole] = histograms;
@@ -74,12 +81,13 @@ impl Metrics {
             standing.live_bytes as f64,
             standing.peak_bytes as f64,
             cap as f64,
+            standing.cached_bytes as f64,
         ];
         self.gauges.iter().zip(values).for_each(|(gauge, value)| gauge.set(value));
-        let [read, written] = standing.tokens;
+        let ([read, written], [asked, reused]) = (standing.tokens, standing.prefixes);
         self.counters
             .iter()
-            .zip([read, written, standing.preemptions])
+            .zip([read, written, standing.preemptions, asked, reused])
             .for_each(|(c, value)| c.absolute(value));
         let handle = self.recorder.handle();
         handle.run_upkeep();

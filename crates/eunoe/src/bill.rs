@@ -39,7 +39,7 @@ fn memory(bill: &Bill) -> String {
     }
     line += &format!("; {} at the end", bytes(bill.live_bytes));
     let beside =
-        [("cold", bill.cold_bytes), ("came back", bill.returned_bytes), ("policy data", bill.metadata_bytes)];
+        [("cold", bill.cold_bytes), ("came back", bill.returned_bytes), ("reused", bill.reused_bytes), ("policy data", bill.metadata_bytes)];
     for (name, size) in beside {
         if size > 0 {
             line += &format!("; {name} {}", bytes(size));
@@ -112,6 +112,7 @@ mod tests {
             live_bytes: 768 << 10,
             cold_bytes: 0,
             returned_bytes: 0,
+            reused_bytes: 0,
             metadata_bytes: 0,
             step: 64,
             sinks: 4,

@@ -22,7 +22,7 @@ use crate::layout::{Layout, StateKey};
 use prefix::{Found, Prefixes, own_bytes};
 use swap::Swapped;
 use task::Active;
-pub use task::{Done, Hear, Leaving, News, Task};
+pub use task::{Done, Hear, Leaving, News, Start, Task};
 
 /// Rows that every sequence should be able to go on by before another one begins: fewer, and they would push each other out.
 const AHEAD: usize = 64;
@@ -272,12 +272,12 @@ impl<'e> Schedule<'e> {
     fn begin(&mut self, mut task: Task, key: Option<&StateKey>, found: Option<Found>) {
         let guide = task.guide.take();
         let writer = Writer::new(&self.engine.tokenizer, &task.prompt, &task.request, guide);
-        let begun = self.engine.session(&task.plan, task.length()).and_then(|session| Ok((session, writer?)));
+        let begun = task.session(self.engine).and_then(|session| Ok((session, writer?)));
         let (mut session, writer) = match begun {
             Ok(begun) => begun,
             Err(e) => return fail(task, e),
         };
-        let mut cached = found.map_or(0, |found| found.tokens);
+        let mut cached = found.map_or(task.begins_at(), |found| found.tokens);
         let beside = self.active.iter_mut().filter(|a| a.swapped.is_none() && a.session.kv.is_plain());
         let common = |a: &Active<'_>| {
             let own = a.session.kv.key.as_ref().filter(|_| a.task.is_cacheable());
@@ -291,8 +291,8 @@ impl<'e> Schedule<'e> {
             _ => found.map_or(Ok(()), |found| self.prefixes.begin(found, &mut session)),
         };
         if from.is_err() {
-            cached = 0;
-            match self.engine.session(&task.plan, task.length()) {
+            cached = task.begins_at();
+            match task.session(self.engine) {
                 Ok(empty) => session = empty,
                 Err(e) => return fail(task, e),
             }

@@ -163,7 +163,9 @@ fn take_over(session: &mut Session, from: &Session, tokens: usize) -> Result<()>
     match from.kv.is_plain() && session.kv.key.as_ref().is_some_and(StateKey::is_plain) {
         true => session.become_part(from, tokens as u32),
         false => session.become_fork(from),
-    }
+    }?;
+    session.kv.reused = session.kv.ledger.live;
+    Ok(())
 }
 
 /// Whether the slots of both would be the same.

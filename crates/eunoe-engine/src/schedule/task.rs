@@ -20,8 +20,10 @@ pub type Hear = Box<dyn FnMut(News<'_, '_>) -> bool + Send>;
 pub struct Task {
     /// How its text is remembered.
     pub plan: Plan,
-    /// What is read; not empty.
+    /// What is read; not empty. What it starts from comes first.
     pub prompt: Vec<u32>,
+    /// A sequence that has read the beginning of the prompt already.
+    pub start: Option<Start>,
     /// How the answer is made.
     pub request: Request,
     /// What may come next, where the answer follows a grammar.
@@ -34,14 +36,43 @@ pub struct Task {
     pub hear: Hear,
 }
 
+/// Where a task goes on.
+pub struct Start {
+    /// Tokens of the prompt that were read, one at least fewer than all.
+    pub read: usize,
+    /// How long its sequence can get.
+    pub length: Length,
+    /// Makes the sequence, each time with the same bits.
+    pub open: Box<dyn Fn(&Engine) -> Result<Session> + Send>,
+}
+
 impl Task {
     /// Whether what others have read serves it: nothing is asked of each token of its prompt.
     pub(super) fn is_cacheable(&self) -> bool {
-        self.echo.is_none() && !self.pool
+        self.echo.is_none() && !self.pool && self.start.as_ref().is_none_or(|start| start.read == 0)
+    }
+
+    /// Its sequence before anything of it was read here.
+    ///
+    /// # Errors
+    /// Those of [`Engine::session`], and of what it starts from.
+    pub(super) fn session(&self, engine: &Engine) -> Result<Session> {
+        match &self.start {
+            Some(start) => (start.open)(engine),
+            None => engine.session(&self.plan, self.length()),
+        }
+    }
+
+    /// Tokens of the prompt that its sequence begins with.
+    pub(super) fn begins_at(&self) -> usize {
+        self.start.as_ref().map_or(0, |start| start.read)
     }
 
     /// How long its sequence can get.
     pub fn length(&self) -> Length {
+        if let Some(start) = &self.start {
+            return start.length;
+        }
         let prompt = self.prompt.len() as u32;
         Length { prompt, longest: prompt.saturating_add(self.request.max_tokens.max(1) as u32) }
     }
@@ -166,10 +197,10 @@ impl<'e> Active<'e> {
 
     /// Begins again from its first token, with what was written so far: the same rows give the same bits.
     pub(super) fn restart(&mut self, engine: &Engine) {
-        (self.read, self.cached, self.swapped) = (0, 0, None);
+        (self.read, self.cached, self.swapped) = (self.task.begins_at(), self.task.begins_at(), None);
         self.echo.clear();
         self.pooled.clear();
-        match engine.session(&self.task.plan, self.task.length()) {
+        match self.task.session(engine) {
             Ok(session) => self.session = session,
             Err(e) => self.failure = Some(e),
         }

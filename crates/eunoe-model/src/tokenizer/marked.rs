@@ -38,7 +38,7 @@ impl Tokenizer {
         out
     }
 
-    /// [`Tokenizer::encode_prompt`] of a text in which [`Tokenizer::mark_names`] set marks.
+    /// [`Tokenizer::encode_special`] of a text in which [`Tokenizer::mark_names`] set marks.
     pub(crate) fn encode_marked(&self, text: &str, mark: char) -> Vec<u32> {
         let mut encoder = Encoder::new(&self.model);
         let mut at = 0;
@@ -52,6 +52,6 @@ impl Tokenizer {
             at = found.end;
         }
         plain(&mut encoder, &text[at..]);
-        self.with_one_bos(encoder.out)
+        encoder.out
     }
 }

@@ -158,7 +158,7 @@ impl Tokenizer {
         self.with_one_bos(self.encode_special(text))
     }
 
-    fn with_one_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+    pub(crate) fn with_one_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
         if let Some(bos) = self.bos.filter(|_| self.add_bos) {
             let present = ids.iter().take_while(|&&id| id == bos).count();
             ids.splice(..present, [bos]);

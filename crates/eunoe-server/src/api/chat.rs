@@ -171,7 +171,7 @@ impl Chat {
         let choices: Vec<Value> = wholes.iter().enumerate().map(choice).collect();
         json!({
             "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model,
-            "usage": usage(self.prompt.len(), completion),
+            "usage": usage(self.prompt.len(), completion, wholes.first().map_or(0, |whole| whole.cached)),
             "memory": choices.first().map(|choice| &choice["memory"]),
             "choices": choices,
         })

@@ -108,12 +108,14 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
     if common.stream == Some(true) {
         return Ok(sse(outs.remove(0), of, look, text));
     }
-    let (mut choices, mut completion, mut read) = (Vec::new(), 0, 0);
+    let (mut choices, mut completion, mut read, mut cached) = (Vec::new(), 0, 0, 0);
     let mut first = None;
     for (outs, prompt) in outs.into_iter().zip(prompts) {
         text.prompt = prompt;
         read += text.prompt.len();
-        for whole in all(&app, outs, of.count).await? {
+        let wholes = all(&app, outs, of.count).await?;
+        cached += wholes.first().map_or(0, |whole| whole.cached);
+        for whole in wholes {
             completion += whole.tokens.len();
             let choice = text.choice(choices.len(), &whole);
             if first.is_none() {
@@ -128,7 +130,7 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
     }
     let mut answer = text.empty();
     (answer["choices"], answer["usage"], answer["memory"]) =
-        (choices.into(), usage(read, completion), first.into());
+        (choices.into(), usage(read, completion, cached), first.into());
     Ok(Json(answer).into_response())
 }
 

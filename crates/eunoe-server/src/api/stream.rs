@@ -102,7 +102,7 @@ async fn send(mut outs: Outs, of: Of, look: Option<Look>, mut chunks: impl Chunk
     let mut chunk = chunks.empty();
     let completion = wholes.iter().map(|whole| whole.tokens.len()).sum();
     if of.usage {
-        chunk["usage"] = usage(of.prompt_tokens, completion);
+        chunk["usage"] = usage(of.prompt_tokens, completion, wholes.first().map_or(0, |whole| whole.cached));
     }
     if let Some(whole) = wholes.first() {
         chunk["memory"] = chunks.memory(whole);
@@ -117,11 +117,11 @@ async fn send(mut outs: Outs, of: Of, look: Option<Look>, mut chunks: impl Chunk
     sender.send(Ok(Event::default().data("[DONE]"))).ok();
 }
 
-/// Tokens read and written.
-pub(super) fn usage(prompt: usize, completion: usize) -> Value {
+/// Tokens read and written, and those of the prompt that an earlier request had read.
+pub(super) fn usage(prompt: usize, completion: usize, cached: usize) -> Value {
     json!({
         "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-        "prompt_tokens_details": { "cached_tokens": 0 },
+        "prompt_tokens_details": { "cached_tokens": cached },
     })
 }
 

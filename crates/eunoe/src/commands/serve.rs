@@ -36,6 +36,11 @@ pub struct Args {
     #[command(flatten)]
     memory: MemoryOption,
 
+    /// Most of --memory for what is kept of earlier requests, so that a text that begins as theirs is not read again; 0 keeps
+    /// nothing. It makes room first [default: half of --memory]
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
+    prefix_cache: Option<u64>,
+
     /// Port to listen on; 0 takes any that is free
     #[arg(short, long, value_name = "P", default_value = "8080")]
     port: u16,
@@ -134,6 +139,7 @@ fn settings(args: &Args, model: String, plan: Plan, memory: u64) -> Result<Setti
             profiles::attach_with(plan, &of, found).map_err(|e| format!("{e:#}"))
         }),
         memory,
+        prefixes: args.prefix_cache.unwrap_or(memory / 2).min(memory),
         max_tokens: args.max_tokens as usize,
         running: args.running.into(),
         waiting: args.queue as usize,

@@ -1,0 +1,201 @@
+//! Conversations that a name holds together: each request brings what is new, and goes on from what is remembered.
+
+mod store;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use eunoe_core::Error;
+use eunoe_engine::schedule::{Leaving, Start};
+use eunoe_engine::{Answer, Engine};
+use eunoe_kv::Plan;
+use eunoe_model::chat::Message;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+pub use store::{Header, Store};
+
+/// Most bytes of a name.
+const LONGEST_NAME: usize = 64;
+
+/// The file of sessions, and those that are being answered.
+pub(crate) struct Sessions {
+    store: Arc<Store>,
+    /// Which model this is, and how it computes.
+    model: String,
+    busy: Mutex<HashSet<String>>,
+}
+
+/// A session that is being answered; no other request has it meanwhile.
+pub(crate) struct Turn {
+    sessions: Arc<Sessions>,
+    name: String,
+    header: Header,
+    plan: Plan,
+    /// What is read of it, what is new included.
+    pub(crate) tokens: Vec<u32>,
+    /// Tokens of them that are in memory.
+    read: usize,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.sessions.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(store: Store, model: String) -> Self {
+        Self { store: Arc::new(store), model, busy: Mutex::default() }
+    }
+
+    /// Begins a turn with new messages. `plan` is what the request asks for, or what the server does where `asked` does not hold.
+    ///
+    /// # Errors
+    /// A name that cannot be, a session that is being answered, of another model or another plan, or whose file cannot be read;
+    /// those of the template.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        engine: &Engine,
+        memory: u64,
+        name: &str,
+        (plan, asked): (Plan, bool),
+        (messages, tools): (Vec<Message>, &[Value]),
+    ) -> Result<Turn, ApiError> {
+        check_name(name)?;
+        if !self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into()) {
+            return Err(ApiError::busy(name));
+        }
+        let (sessions, name) = (Arc::clone(self), name.to_owned());
+        let found = self.store.header(&name);
+        let fresh = |plan: &Plan| -> Result<Header, Error> {
+            let length = engine.conversation(plan, memory)?;
+            Ok(Header::new(&self.model, plan, length, eunoe_engine::Conversation::default()))
+        };
+        let is_new = matches!(found, Ok(None));
+        let header = found.and_then(|found| found.map_or_else(|| fresh(&plan), Ok));
+        let header = header.inspect_err(|_| {
+            self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        })?;
+        let mut turn = Turn { sessions, name, header, plan, tokens: Vec::new(), read: 0 };
+        turn.header.check_model(&turn.name, &self.model).map_err(|e| named(&e))?;
+        if !is_new && turn.header.plan != turn.plan.text {
+            if asked {
+                let why = format!("session `{}` remembers by `{}`: leave the plan out", turn.name, turn.header.plan);
+                return Err(ApiError::param("memory.plan", why));
+            }
+            turn.plan = Plan { profile: turn.plan.profile.clone(), ..Plan::parse(&turn.header.plan)? };
+        }
+        let new = turn.header.conversation.hear(engine, messages, tools)?;
+        turn.read = turn.header.tokens.len();
+        turn.tokens = [&turn.header.tokens[..], &new].concat();
+        Ok(turn)
+    }
+
+    /// All sessions.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn list(&self) -> Result<Vec<Value>, ApiError> {
+        let of = |(name, header): (String, Result<Header, Error>)| match header {
+            Ok(header) => self.told(&name, &header),
+            Err(e) => json!({ "name": name, "error": e.to_string() }),
+        };
+        Ok(self.store.list()?.into_iter().map(of).collect())
+    }
+
+    /// One session, with what was said.
+    ///
+    /// # Errors
+    /// There is none, it is damaged, or the file cannot be read.
+    pub(crate) fn one(&self, name: &str) -> Result<Value, ApiError> {
+        let header = self.store.header(name)?.ok_or_else(|| missing(name))?;
+        let mut told = self.told(name, &header);
+        told["messages"] = serde_json::to_value(header.conversation.messages()).unwrap_or_default();
+        Ok(told)
+    }
+
+    /// Removes one.
+    ///
+    /// # Errors
+    /// There is none, it is being answered, or the file cannot be written.
+    pub(crate) fn delete(&self, name: &str) -> Result<(), ApiError> {
+        if self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return Err(ApiError::busy(name));
+        }
+        match self.store.delete(name)? {
+            true => Ok(()),
+            false => Err(missing(name)),
+        }
+    }
+
+    fn told(&self, name: &str, header: &Header) -> Value {
+        json!({
+            "name": name, "plan": header.plan, "turns": header.turns, "tokens": header.tokens.len(),
+            "longest": header.longest, "bytes": header.bytes, "created": header.created, "updated": header.updated,
+            "usable": header.model == self.model,
+        })
+    }
+}
+
+impl Turn {
+    /// The plan in effect.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Tokens that an answer may have.
+    ///
+    /// # Errors
+    /// There is no room for one, with both numbers.
+    pub(crate) fn room(&self) -> Result<usize, ApiError> {
+        let (longest, asked) = (self.header.longest as usize, self.tokens.len());
+        match longest.checked_sub(asked) {
+            Some(room) if room > 0 => Ok(room),
+            _ => Err(ApiError::full(&self.name, asked, longest)),
+        }
+    }
+
+    /// Where its task goes on.
+    pub(crate) fn start(&self) -> Start {
+        let (store, name, header) =
+            (Arc::clone(&self.sessions.store), self.name.clone(), self.header.clone());
+        let (plan, length) = (self.plan.clone(), self.header.length());
+        let open = Box::new(move |engine: &Engine| store.restore(engine, &plan, &name, &header));
+        Start { read: self.read, length, open }
+    }
+
+    /// Writes the turn; gives what the answer tells of it.
+    pub(crate) fn save(mut self, answer: &Answer, session: &Leaving) -> Value {
+        let read = session.kv.seen() as usize;
+        self.tokens.extend(&answer.tokens);
+        self.tokens.truncate(read);
+        self.header.tokens = std::mem::take(&mut self.tokens);
+        self.header.conversation.said(answer);
+        let saved = self.sessions.store.save(&self.name, &mut self.header, session);
+        let mut told = json!({ "name": self.name, "saved": saved.is_ok(), "turns": self.header.turns, "tokens": read });
+        if let Err(e) = saved {
+            told["note"] = format!("this turn is lost when the next one comes: {e}").into();
+        }
+        told
+    }
+}
+
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_plain) {
+        true => Ok(()),
+        false => {
+            let why = format!("a session's name has 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.`");
+            Err(ApiError::param("memory.session", why))
+        }
+    }
+}
+
+fn missing(name: &str) -> ApiError {
+    ApiError::not_found(format!("there is no session `{name}`"), "session_not_found")
+}
+
+fn named(e: &Error) -> ApiError {
+    ApiError::param("memory.session", e.to_string())
+}
