@@ -24,6 +24,12 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// One in which nothing was said yet but a system message.
+    pub fn new(system: Option<&str>) -> Self {
+        let messages = system.map(|text| Message::new("system", text)).into_iter().collect();
+        Self { messages, unread: Vec::new() }
+    }
+
     /// Adds messages; gives the tokens to read next.
     ///
     /// # Errors
@@ -44,9 +50,7 @@ impl Conversation {
                 let all: Vec<Message> = self.messages.iter().chain(&new).cloned().collect();
                 template.encode(tokenizer, &all, tools, true)?
             }
-            (Some(template), Some(before)) => {
-                template.encode_after_answer(tokenizer, before, &new, tools)?
-            }
+            (Some(template), Some(before)) => template.encode_after_answer(tokenizer, before, &new, tools)?,
         };
         self.messages.extend(new);
         let mut all = std::mem::take(&mut self.unread);
@@ -101,7 +105,8 @@ impl Engine {
         let fits = |longest: u32| -> Result<Length> {
             let length = Length { prompt: context, longest };
             let layout = self.layout(plan, length)?;
-            let (asked, hint) = (layout.bytes_after(usize::MAX), "a plan with a smaller budget, or more memory");
+            let (asked, hint) =
+                (layout.bytes_after(usize::MAX), "a plan with a smaller budget, or more memory");
             match asked <= memory {
                 true => Ok(length),
                 false => Err(Error::Limit {

@@ -143,7 +143,8 @@ impl ChatTemplate {
         match whole.strip_prefix(&read).and_then(|rest| rest.strip_prefix(ANSWER)) {
             Some(rest) => Ok(tokenizer.encode_marked(rest, mark)),
             None => Err(Error::Unsupported(
-                "a conversation in memory with this model's chat template, which writes earlier turns anew".into(),
+                "a conversation in memory with this model's chat template, which writes earlier turns anew"
+                    .into(),
             )),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use std::ops::Range;
 
 use eunoe_core::Error;
-use eunoe_engine::schedule::{News, Schedule, Task};
+use eunoe_engine::schedule::{Leaving, News, Schedule, Start, Task};
 use eunoe_engine::{Bill, FinishReason, Guide, Length, Request, Session, TokenLogProb};
 use eunoe_kv::Plan;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::Shared;
 use crate::error::ApiError;
+use crate::sessions::Turn;
 use crate::tools::{Choice, Tool};
 use crate::worker::Audited;
 
@@ -37,6 +38,8 @@ pub(crate) struct Ask {
     pub(crate) live: bool,
     /// The mean of the streams of all tokens is asked for.
     pub(crate) pool: bool,
+    /// A sequence to go on from, for one answer; it comes back with it.
+    pub(crate) start: Option<Start>,
 }
 
 /// What an answer has to follow.
@@ -85,6 +88,7 @@ impl Ask {
             form: Form::Text,
             live: false,
             pool: true,
+            start: None,
         }
     }
 }
@@ -117,6 +121,8 @@ pub(crate) struct Whole {
     pub(crate) bill: Bill,
     /// Share of the strips that still hold each token of the prompt, where the live memory was asked for.
     pub(crate) held: Vec<f32>,
+    /// What it remembers, where it went on from a sequence.
+    pub(crate) session: Option<Leaving>,
 }
 
 /// How the memory of an answer stands.
@@ -137,7 +143,7 @@ pub(crate) type Outs = UnboundedReceiver<(usize, Out)>;
 
 /// Hands a request over. What cannot fit is refused here, before an answer begins; whoever drops the receiver gives the
 /// memory back.
-pub(crate) fn submit(app: &Shared, ask: Ask) -> Result<Outs, ApiError> {
+pub(crate) fn submit(app: &Shared, mut ask: Ask) -> Result<Outs, ApiError> {
     let engine = app.worker.engine()?;
     let (sender, receiver) = unbounded_channel();
     let mut tasks = Vec::with_capacity(ask.count);
@@ -147,7 +153,8 @@ pub(crate) fn submit(app: &Shared, ask: Ask) -> Result<Outs, ApiError> {
         let hear = Box::new(hear(app, sender.clone(), index, &ask));
         let (plan, prompt) = (ask.plan.clone(), ask.prompt.clone());
         let guide = ask.form.guide(app)?;
-        tasks.push(Task { plan, prompt, request, guide, echo: ask.echo, pool: ask.pool, hear });
+        let start = ask.start.take();
+        tasks.push(Task { plan, prompt, start, request, guide, echo: ask.echo, pool: ask.pool, hear });
     }
     if let Some(task) = tasks.first() {
         Schedule::check(engine, task, app.settings.memory)?;
@@ -164,7 +171,7 @@ fn hear(
     ask: &Ask,
 ) -> impl FnMut(News<'_, '_>) -> bool + Send + 'static {
     let app = Arc::clone(app);
-    let (live, prompt) = (ask.live, ask.prompt.len());
+    let (live, prompt, keeps) = (ask.live, ask.prompt.len(), ask.start.is_some());
     let start = Instant::now();
     let (mut last, mut told, mut is_gone) = (None, 0, false);
     move |news| {
@@ -204,6 +211,7 @@ fn hear(
                     pooled: unit(done.pooled),
                     bill: done.session.bill(),
                     held,
+                    session: keeps.then_some(done.session),
                 }))
             }
             News::Failed(e) => {
@@ -261,6 +269,28 @@ impl Look {
             Ok(Ok(audit)) => serde_json::to_value(audit).unwrap_or_default(),
             Ok(Err(e)) => json!({ "note": e.to_string() }),
             Err(_) => json!({ "note": "the server is stopping" }),
+        }
+    }
+}
+
+/// What is done with a whole answer before it is told.
+#[derive(Default)]
+pub(crate) struct After {
+    /// What forgetting cost is to be measured.
+    pub(crate) look: Option<Look>,
+    /// It is a turn of a session.
+    pub(crate) turn: Option<Turn>,
+}
+
+impl After {
+    /// Adds what comes of it to the record of the answer's memory.
+    pub(crate) async fn add_to(&mut self, memory: &mut Value, mut whole: Whole) {
+        if let Some(look) = &self.look {
+            memory["audit"] = look.at(&whole).await;
+        }
+        if let (Some(turn), Some(session)) = (self.turn.take(), whole.session.take()) {
+            let saved = tokio::task::spawn_blocking(move || turn.save(&whole, &session)).await;
+            memory["session"] = saved.unwrap_or_else(|_| json!({ "saved": false }));
         }
     }
 }

@@ -95,6 +95,28 @@ impl ApiError {
         Self { code: Some("timeout"), ..Self::new(StatusCode::REQUEST_TIMEOUT, "timeout_error", message) }
     }
 
+    /// Another request has the session.
+    pub(crate) fn busy(name: &str) -> Self {
+        let message = format!("session `{name}` is being answered: wait for it");
+        let code = Some("session_busy");
+        Self { code, ..Self::new(StatusCode::CONFLICT, "invalid_request_error", message) }
+    }
+
+    /// A session that has no room left.
+    pub(crate) fn full(name: &str, asked: usize, have: usize) -> Self {
+        let message = format!(
+            "session `{name}` holds {have} tokens, this message and its answer make {asked}: begin another, or use a plan with rank \
+             positions, e.g. `streaming_llm @ 1024tok`"
+        );
+        Self { code: Some("context_length_exceeded"), ..Self::param("messages", message) }
+    }
+
+    /// There is no file of sessions.
+    pub(crate) fn no_sessions() -> Self {
+        let message = "this server holds no sessions: start it with `--sessions FILE`";
+        Self { status: StatusCode::NOT_FOUND, ..Self::param("memory.session", message) }
+    }
+
     /// The `error` object.
     pub(crate) fn body(&self) -> Value {
         json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })

@@ -136,6 +136,8 @@ fn router(app: &Shared) -> Router {
         .route("/metrics", get(api::health::metrics))
         .route("/eunoe/plans", get(page::plans))
         .route("/eunoe/memory", get(page::memory))
+        .route("/eunoe/sessions", get(api::sessions::list))
+        .route("/eunoe/sessions/{name}", get(api::sessions::one).delete(api::sessions::delete))
         .layer(middleware::from_fn_with_state(Arc::clone(app), key));
     Router::new()
         .route("/", get(page::html))

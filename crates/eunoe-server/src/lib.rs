@@ -10,11 +10,13 @@ mod guide;
 mod http;
 mod metrics;
 mod page;
+mod sessions;
 mod settings;
 mod tools;
 mod worker;
 
 pub use http::{run, serve};
+pub use sessions::{Header, Store};
 pub use settings::{Attach, Settings};
 pub use worker::Open;
 
@@ -25,6 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use error::ApiError;
 use guide::Guides;
 use metrics::Metrics;
+use sessions::Sessions;
 use worker::Worker;
 
 /// What handlers share.
@@ -32,6 +35,8 @@ pub(crate) struct App {
     settings: Settings,
     worker: Worker,
     metrics: Metrics,
+    /// Where the server was started with a file of them.
+    sessions: Option<Arc<Sessions>>,
     /// Made when they are first asked for.
     guides: Mutex<Option<Arc<Guides>>>,
     /// Of the process's start, in seconds since 1970.
@@ -43,9 +48,10 @@ pub(crate) struct App {
 pub(crate) type Shared = Arc<App>;
 
 impl App {
-    fn new(settings: Settings, worker: Worker) -> Self {
+    fn new(mut settings: Settings, worker: Worker) -> Self {
         let (metrics, guides) = (Metrics::new(), Mutex::default());
-        Self { settings, worker, metrics, guides, since: now(), next: AtomicU64::new(0) }
+        let sessions = settings.sessions.take().map(|(store, model)| Arc::new(Sessions::new(store, model)));
+        Self { settings, worker, metrics, sessions, guides, since: now(), next: AtomicU64::new(0) }
     }
 
     /// What holds answers to a grammar.
@@ -55,6 +61,11 @@ impl App {
             *guides = Some(Arc::new(Guides::new(&self.worker.engine()?.tokenizer)?));
         }
         guides.clone().ok_or_else(ApiError::loading)
+    }
+
+    /// The sessions.
+    fn sessions(&self) -> Result<&Arc<Sessions>, ApiError> {
+        self.sessions.as_ref().ok_or_else(ApiError::no_sessions)
     }
 
     /// An id that no other answer of this process has.

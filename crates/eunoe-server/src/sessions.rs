@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use eunoe_core::Error;
 use eunoe_engine::schedule::{Leaving, Start};
-use eunoe_engine::{Answer, Engine};
+use eunoe_engine::{Answer, Conversation, Engine};
 use eunoe_kv::Plan;
 use eunoe_model::chat::Message;
 use serde_json::{Value, json};
 
+use crate::App;
+use crate::ask::{Ask, Whole};
 use crate::error::ApiError;
 pub use store::{Header, Store};
 
@@ -49,43 +51,44 @@ impl Sessions {
         Self { store: Arc::new(store), model, busy: Mutex::default() }
     }
 
-    /// Begins a turn with new messages. `plan` is what the request asks for, or what the server does where `asked` does not hold.
+    /// Begins a turn with new messages, under the plan that the request asks for, or that the session has.
     ///
     /// # Errors
     /// A name that cannot be, a session that is being answered, of another model or another plan, or whose file cannot be read;
     /// those of the template.
     pub(crate) fn begin(
         self: &Arc<Self>,
-        engine: &Engine,
-        memory: u64,
+        app: &App,
         name: &str,
-        (plan, asked): (Plan, bool),
+        plan: Option<&Plan>,
         (messages, tools): (Vec<Message>, &[Value]),
     ) -> Result<Turn, ApiError> {
+        let engine = app.worker.engine()?;
         check_name(name)?;
         if !self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into()) {
             return Err(ApiError::busy(name));
         }
         let (sessions, name) = (Arc::clone(self), name.to_owned());
         let found = self.store.header(&name);
-        let fresh = |plan: &Plan| -> Result<Header, Error> {
-            let length = engine.conversation(plan, memory)?;
-            Ok(Header::new(&self.model, plan, length, eunoe_engine::Conversation::default()))
+        let fresh = || -> Result<Header, Error> {
+            let plan = plan.unwrap_or(&app.settings.plan);
+            let length = engine.conversation(plan, app.settings.memory)?;
+            Ok(Header::new(&self.model, plan, length, Conversation::default()))
         };
-        let is_new = matches!(found, Ok(None));
-        let header = found.and_then(|found| found.map_or_else(|| fresh(&plan), Ok));
-        let header = header.inspect_err(|_| {
+        let header = found.and_then(|found| found.map_or_else(fresh, Ok)).inspect_err(|_| {
             self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         })?;
-        let mut turn = Turn { sessions, name, header, plan, tokens: Vec::new(), read: 0 };
+        let remembers = Plan::parse(&header.plan)?;
+        let plan_differs = plan.is_some_and(|plan| plan.text != remembers.text);
+        let mut turn = Turn { sessions, name, header, plan: remembers, tokens: Vec::new(), read: 0 };
         turn.header.check_model(&turn.name, &self.model).map_err(|e| named(&e))?;
-        if !is_new && turn.header.plan != turn.plan.text {
-            if asked {
-                let why = format!("session `{}` remembers by `{}`: leave the plan out", turn.name, turn.header.plan);
-                return Err(ApiError::param("memory.plan", why));
-            }
-            turn.plan = Plan { profile: turn.plan.profile.clone(), ..Plan::parse(&turn.header.plan)? };
+        if plan_differs {
+            let why =
+                format!("session `{}` remembers by `{}`: leave the plan out", turn.name, turn.header.plan);
+            return Err(ApiError::param("memory.plan", why));
         }
+        turn.plan =
+            (app.settings.attach)(turn.plan.clone()).map_err(|why| ApiError::param("memory.session", why))?;
         let new = turn.header.conversation.hear(engine, messages, tools)?;
         turn.read = turn.header.tokens.len();
         turn.tokens = [&turn.header.tokens[..], &new].concat();
@@ -139,25 +142,25 @@ impl Sessions {
 }
 
 impl Turn {
-    /// The plan in effect.
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// Tokens that an answer may have.
+    /// Makes the answer one of this session. Where the request names no number of tokens, it has what is usual here, or what the
+    /// session has room for.
     ///
     /// # Errors
-    /// There is no room for one, with both numbers.
-    pub(crate) fn room(&self) -> Result<usize, ApiError> {
-        let (longest, asked) = (self.header.longest as usize, self.tokens.len());
-        match longest.checked_sub(asked) {
-            Some(room) if room > 0 => Ok(room),
-            _ => Err(ApiError::full(&self.name, asked, longest)),
+    /// There is no room for it, with both numbers.
+    pub(crate) fn join(&self, ask: &mut Ask, asked: Option<usize>, usual: usize) -> Result<(), ApiError> {
+        let (longest, read) = (self.header.longest as usize, self.tokens.len());
+        let room = longest.saturating_sub(read);
+        let tokens = asked.unwrap_or_else(|| usual.min(room).max(1));
+        if tokens > room {
+            return Err(ApiError::full(&self.name, read.saturating_add(tokens), longest));
         }
+        (ask.request.max_tokens, ask.plan) = (tokens, self.plan.clone());
+        ask.start = Some(self.start());
+        Ok(())
     }
 
     /// Where its task goes on.
-    pub(crate) fn start(&self) -> Start {
+    fn start(&self) -> Start {
         let (store, name, header) =
             (Arc::clone(&self.sessions.store), self.name.clone(), self.header.clone());
         let (plan, length) = (self.plan.clone(), self.header.length());
@@ -166,14 +169,16 @@ impl Turn {
     }
 
     /// Writes the turn; gives what the answer tells of it.
-    pub(crate) fn save(mut self, answer: &Answer, session: &Leaving) -> Value {
+    pub(crate) fn save(mut self, whole: &Whole, session: &Leaving) -> Value {
         let read = session.kv.seen() as usize;
-        self.tokens.extend(&answer.tokens);
+        self.tokens.extend(&whole.tokens);
         self.tokens.truncate(read);
         self.header.tokens = std::mem::take(&mut self.tokens);
-        self.header.conversation.said(answer);
+        let (text, tokens, finish_reason) = (whole.text.clone(), whole.tokens.clone(), whole.finish_reason);
+        self.header.conversation.said(&Answer { text, tokens, finish_reason, log_probs: Vec::new() });
         let saved = self.sessions.store.save(&self.name, &mut self.header, session);
-        let mut told = json!({ "name": self.name, "saved": saved.is_ok(), "turns": self.header.turns, "tokens": read });
+        let mut told =
+            json!({ "name": self.name, "saved": saved.is_ok(), "turns": self.header.turns, "tokens": read });
         if let Err(e) = saved {
             told["note"] = format!("this turn is lost when the next one comes: {e}").into();
         }

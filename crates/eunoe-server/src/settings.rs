@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use eunoe_kv::Plan;
 
+use crate::sessions::Store;
+
 /// Attaches the profile of the model's heads to a plan whose policy splits them.
 pub type Attach = Box<dyn Fn(Plan) -> std::result::Result<Plan, String> + Send + Sync>;
 
@@ -35,6 +37,8 @@ pub struct Settings {
     pub arrival: Duration,
     /// Time for an answer, from its request on.
     pub timeout: Duration,
+    /// The file of sessions, and the name of the model in it: one for each file and arithmetic.
+    pub sessions: Option<(Store, String)>,
     /// Keys, one of which must be sent; none asks for none.
     pub keys: Vec<String>,
 }

@@ -38,8 +38,12 @@ fn memory(bill: &Bill) -> String {
         line += &format!(", {} allowed", bytes(budget));
     }
     line += &format!("; {} at the end", bytes(bill.live_bytes));
-    let beside =
-        [("cold", bill.cold_bytes), ("came back", bill.returned_bytes), ("reused", bill.reused_bytes), ("policy data", bill.metadata_bytes)];
+    let beside = [
+        ("cold", bill.cold_bytes),
+        ("came back", bill.returned_bytes),
+        ("reused", bill.reused_bytes),
+        ("policy data", bill.metadata_bytes),
+    ];
     for (name, size) in beside {
         if size > 0 {
             line += &format!("; {name} {}", bytes(size));

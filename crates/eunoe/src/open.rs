@@ -8,7 +8,7 @@ use eunoe_model::gguf::{self, Gguf};
 
 use crate::context::Context;
 use crate::home::Home;
-use crate::{models, progress};
+use crate::{models, progress, pull};
 
 /// Opens a model with a bar; `exact` is slower and for comparisons.
 ///
@@ -31,6 +31,14 @@ pub fn engine(model: &Path, exact: bool, ctx: &Context) -> Result<Engine> {
 pub fn header(model: &Path) -> Result<Gguf> {
     let path = file(model)?;
     gguf::open(&path).with_context(|| format!("cannot open `{}`", path.display()))
+}
+
+/// One for each model file and arithmetic: what a kept memory is of.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn identity(path: &Path, exact: bool) -> Result<String> {
+    Ok(format!("{} {}", pull::sha256(path)?, if exact { "exact" } else { "fast" }))
 }
 
 /// The file that a model's name or path means.

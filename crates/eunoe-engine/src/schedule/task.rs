@@ -1,5 +1,6 @@
 //! One request on its way: waiting, read, written, done.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -120,6 +121,12 @@ impl Leaving {
         let bytes = own_bytes(&session);
         all.fetch_add(bytes, Ordering::Relaxed);
         Self { session, bytes, all: Arc::clone(all) }
+    }
+}
+
+impl fmt::Debug for Leaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaving").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::params::{COMMON, ChatMessage, Common, body, conversation, known, likeliest, read};
 use super::stream::{Chunks, Of, memory, piece, reason, sse, usage};
-use crate::ask::{Form, Whole, all, submit};
+use crate::ask::{After, Form, Whole, all, submit};
 use crate::error::ApiError;
 use crate::tools::{Call, Choice, Part, Splitter, Tool};
 use crate::{Shared, now};
@@ -97,10 +97,20 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
     };
     let (form, tools) = own.form()?;
     let (template, messages) = conversation(&engine, own.messages, &tools)?;
-    // names of control tokens in messages are text
-    let prompt = template.encode(&engine.tokenizer, &messages, &tools, true)?;
+    let turn = match common.session()? {
+        Some(name) => Some(common.turn(&app, name, messages.clone(), tools.clone()).await?),
+        None => None,
+    };
+    let prompt = match &turn {
+        Some(turn) => turn.tokens.clone(),
+        // names of control tokens in messages are text
+        None => template.encode(&engine.tokenizer, &messages, &tools, true)?,
+    };
     let mut ask = common.ask(&app, &engine, prompt, log_probs, None)?;
     ask.form = form;
+    if let Some(turn) = &turn {
+        turn.join(&mut ask, common.max_tokens, app.settings.max_tokens)?;
+    }
     let look = common.look(&app, &ask, || {
         let said = messages.iter().rfind(|message| message.role == "user").and_then(|m| m.content.clone());
         Ok((template.render_with(&messages, &tools, true)?, said.unwrap_or_default()))
@@ -122,12 +132,12 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
     };
     let outs = submit(&app, ask)?;
     if common.stream == Some(true) {
-        return Ok(sse(outs, of, look, chunks));
+        return Ok(sse(outs, of, After { look, turn }, chunks));
     }
     let wholes = all(&app, outs, of.count).await?;
     let mut answer = chunks.whole(&wholes);
-    if let (Some(look), Some(whole)) = (look, wholes.first()) {
-        answer["memory"]["audit"] = look.at(whole).await;
+    if let Some(whole) = wholes.into_iter().next() {
+        After { look, turn }.add_to(&mut answer["memory"], whole).await;
     }
     Ok(Json(answer).into_response())
 }

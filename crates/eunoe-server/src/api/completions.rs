@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::params::{COMMON, Common, body, known, likeliest, read};
 use super::stream::{Chunks, Of, memory, piece, reason, sse, usage};
-use crate::ask::{Ask, Whole, all, submit};
+use crate::ask::{After, Ask, Whole, all, submit};
 use crate::error::ApiError;
 use crate::{Shared, now};
 
@@ -88,6 +88,9 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         echo,
         offset: 0,
     };
+    if common.session()?.is_some() {
+        return Err(ApiError::param("memory.session", "sessions are for /v1/chat/completions"));
+    }
     let asks = prompts.into_iter().map(|prompt| {
         let scored = log_probs.filter(|_| echo);
         common.ask(&app, &engine, prompt, log_probs, scored)
@@ -106,7 +109,7 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
     let prompts: Vec<Vec<u32>> = asks.iter().map(|ask| ask.prompt.clone()).collect();
     let mut outs = asks.into_iter().map(|ask| submit(&app, ask)).collect::<Result<Vec<_>, _>>()?;
     if common.stream == Some(true) {
-        return Ok(sse(outs.remove(0), of, look, text));
+        return Ok(sse(outs.remove(0), of, After { look, turn: None }, text));
     }
     let (mut choices, mut completion, mut read, mut cached) = (Vec::new(), 0, 0, 0);
     let mut first = None;

@@ -6,5 +6,6 @@ pub(crate) mod embeddings;
 pub(crate) mod health;
 pub(crate) mod models;
 mod params;
+pub(crate) mod sessions;
 mod stream;
 pub(crate) mod tokens;

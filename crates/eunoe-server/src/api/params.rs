@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::ask::{Ask, Form, Look};
 use crate::error::ApiError;
+use crate::sessions::Turn;
 use crate::{App, Shared};
 
 /// Most likeliest tokens beside each.
@@ -152,6 +153,8 @@ pub(super) struct StreamOptions {
 #[serde(deny_unknown_fields)]
 pub(super) struct Memory {
     plan: Option<String>,
+    /// The session that the messages go on with.
+    pub(super) session: Option<String>,
     /// Read the text under full memory too, and tell what forgetting cost.
     #[serde(default)]
     audit: bool,
@@ -206,11 +209,47 @@ impl Common {
     /// # Errors
     /// A plan that cannot be read, or is not for this model.
     fn plan(&self, app: &App) -> Result<Plan, ApiError> {
-        let Some(text) = self.memory.as_ref().and_then(|memory| memory.plan.as_deref()) else {
-            return Ok(app.settings.plan.clone());
-        };
-        let plan = Plan::parse(text)?;
-        (app.settings.attach)(plan).map_err(|why| ApiError::param("memory.plan", why))
+        Ok(self.own_plan(app)?.unwrap_or_else(|| app.settings.plan.clone()))
+    }
+
+    /// The plan that the request brings.
+    fn own_plan(&self, app: &App) -> Result<Option<Plan>, ApiError> {
+        let text = self.memory.as_ref().and_then(|memory| memory.plan.as_deref());
+        let attach = |plan| (app.settings.attach)(plan).map_err(|why| ApiError::param("memory.plan", why));
+        text.map(|text| attach(Plan::parse(text)?)).transpose()
+    }
+
+    /// The session's name.
+    ///
+    /// # Errors
+    /// One together with what a session cannot have.
+    pub(super) fn session(&self) -> Result<Option<&str>, ApiError> {
+        let Some(memory) = self.memory.as_ref() else { return Ok(None) };
+        if memory.session.is_some() && self.count()? > 1 {
+            return Err(ApiError::param("n", "a turn of a session has one answer"));
+        }
+        if memory.session.is_some() && memory.audit {
+            return Err(ApiError::param("memory.audit", "a turn of a session is not audited"));
+        }
+        Ok(memory.session.as_deref())
+    }
+
+    /// A turn of a session with these messages.
+    ///
+    /// # Errors
+    /// Those of [`Sessions::begin`](crate::sessions::Sessions::begin).
+    pub(super) async fn turn(
+        &self,
+        app: &Shared,
+        name: &str,
+        messages: Vec<Message>,
+        tools: Vec<Value>,
+    ) -> Result<Turn, ApiError> {
+        let (app, name, plan) = (Arc::clone(app), name.to_owned(), self.own_plan(app)?);
+        let begun = tokio::task::spawn_blocking(move || {
+            app.sessions()?.begin(&app, &name, plan.as_ref(), (messages, &tools))
+        });
+        begun.await.map_err(|_| ApiError::stopping())?
     }
 
     /// How tokens are chosen. Where no seed is given, one of the process's own.
@@ -323,6 +362,7 @@ impl Common {
             form: Form::Text,
             live,
             pool: false,
+            start: None,
         })
     }
 }

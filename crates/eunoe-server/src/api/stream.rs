@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::ask::{Look, Out, Outs, Whole};
+use crate::ask::{After, Out, Outs, Whole};
 use crate::error::ApiError;
 
 /// Time after which an empty comment keeps a silent stream open.
@@ -43,16 +43,16 @@ pub(super) struct Of {
 }
 
 /// Sends chunks as they come; at the end the memory, with the usage where asked for.
-pub(super) fn sse(outs: Outs, of: Of, look: Option<Look>, chunks: impl Chunks) -> Response {
+pub(super) fn sse(outs: Outs, of: Of, after: After, chunks: impl Chunks) -> Response {
     let (sender, receiver) = unbounded_channel();
-    tokio::spawn(send(outs, of, look, chunks, sender));
+    tokio::spawn(send(outs, of, after, chunks, sender));
     let events = UnboundedReceiverStream::new(receiver);
     Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE)).into_response()
 }
 
 type Events = UnboundedSender<Result<Event, Infallible>>;
 
-async fn send(mut outs: Outs, of: Of, look: Option<Look>, mut chunks: impl Chunks, sender: Events) {
+async fn send(mut outs: Outs, of: Of, mut after: After, mut chunks: impl Chunks, sender: Events) {
     let say = |value: Value| sender.send(Ok(Event::default().data(value.to_string()))).is_ok();
     let late = tokio::time::sleep(of.patience);
     tokio::pin!(late);
@@ -104,13 +104,14 @@ async fn send(mut outs: Outs, of: Of, look: Option<Look>, mut chunks: impl Chunk
     if of.usage {
         chunk["usage"] = usage(of.prompt_tokens, completion, wholes.first().map_or(0, |whole| whole.cached));
     }
-    if let Some(whole) = wholes.first() {
-        chunk["memory"] = chunks.memory(whole);
-        if let Some(look) = look {
-            chunk["memory"]["audit"] = tokio::select! {
-                () = sender.closed() => return,
-                audit = look.at(whole) => audit,
-            };
+    if let Some(whole) = wholes.into_iter().next() {
+        chunk["memory"] = chunks.memory(&whole);
+        // what follows of a turn that is whole is written even if nobody hears of it
+        let is_turn = after.turn.is_some();
+        let added = after.add_to(&mut chunk["memory"], *whole);
+        tokio::select! {
+            () = sender.closed(), if !is_turn => return,
+            () = added => {}
         }
     }
     say(chunk);

@@ -129,7 +129,9 @@ impl Store {
             match format {
                 None => _ = about.insert("format", FORMAT).map_err(|e| failed(&e))?,
                 Some(FORMAT) => {}
-                Some(other) => return Err(failed(&format!("it has format {other}, this program reads {FORMAT}"))),
+                Some(other) => {
+                    return Err(failed(&format!("it has format {other}, this program reads {FORMAT}")));
+                }
             }
         }
         write.commit().map_err(|e| failed(&e))?;
@@ -259,7 +261,8 @@ impl Store {
     }
 
     fn header_of(&self, name: &str, bytes: &[u8]) -> Result<Header> {
-        let (want, json) = bytes.split_at_checked(32).ok_or_else(|| self.damaged(name, "its header is cut"))?;
+        let (want, json) =
+            bytes.split_at_checked(32).ok_or_else(|| self.damaged(name, "its header is cut"))?;
         if sum(json) != want {
             return Err(self.damaged(name, "the checksum of its header is wrong"));
         }

@@ -1,18 +1,21 @@
 //! `eunoe chat`: a conversation inside one memory plan.
 
 use std::io::{BufRead as _, IsTerminal as _};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use eunoe_engine::{Engine, FinishReason, Length, Request};
-use eunoe_kv::{Place, Plan};
+use clap::builder::NonEmptyStringValueParser;
+use eunoe_engine::{Conversation, Engine, FinishReason, Length, Request};
+use eunoe_kv::Plan;
+use eunoe_server::Header;
 
 use super::options::{MemoryOption, ModelOption, PlanOption, SamplingOptions};
 use crate::answer::{self, Report, Timing};
 use crate::bill::{self, Bill};
 use crate::context::Context;
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::talk::Talk;
-use crate::{memory, open, out, units};
+use crate::talk::{Kept, Talk};
+use crate::{memory, open, out, profiles, units};
 
 /// Talk with a model inside a memory plan
 ///
@@ -21,7 +24,8 @@ use crate::{memory, open, out, units};
 /// answer, and leaves when nothing is being answered. With --json each answer is one document on one line.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  eunoe chat -m smollm2-135m --kv 'streaming_llm @ 512tok'")]
+  eunoe chat -m smollm2-135m --kv 'streaming_llm @ 512tok'
+  eunoe chat -m smollm2-135m --session talks.redb --name alice")]
 pub struct Args {
     #[command(flatten)]
     pub(crate) model: ModelOption,
@@ -36,6 +40,15 @@ pub struct Args {
 
     #[command(flatten)]
     pub(crate) sampling: SamplingOptions,
+
+    /// Keep the conversation in FILE, made where it is missing, and go on with it next time with the same bits; `eunoe serve
+    /// --sessions FILE` reads the same file. A turn that was stopped is left out
+    #[arg(long, value_name = "FILE")]
+    pub(crate) session: Option<PathBuf>,
+
+    /// The conversation's name in FILE
+    #[arg(long, value_name = "NAME", default_value = "chat", requires = "session", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: String,
 
     /// System message
     #[arg(long, value_name = "S")]
@@ -55,11 +68,11 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
         }
         eprintln!("note: this model has no chat template; messages are read as they are, one line each");
     }
-    let (plan, length) = room(&engine, args.plan.asked(&args.model)?.as_ref(), args.memory.memory)?;
-    let mut talk = Talk::new(&engine, &plan, length, args.system.as_deref())?;
+    let mut talk = begin(&engine, args)?;
     let at_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     if at_terminal {
-        eprintln!("{plan}, up to {} tokens; /bill, /quit; Ctrl-C stops an answer", length.longest);
+        let plan = talk.session.bill().plan_used;
+        eprintln!("{plan}, up to {} tokens; /bill, /quit; Ctrl-C stops an answer", talk.longest());
     }
     loop {
         if at_terminal {
@@ -89,46 +102,56 @@ fn read_line() -> Result<Option<String>> {
     Ok((read > 0).then_some(text))
 }
 
-/// The plan, and the longest conversation that it holds.
-fn room(engine: &Engine, asked: Option<&Plan>, given: Option<u64>) -> Result<(Plan, Length)> {
-    /// Beyond what anyone types; positions that are ranks set no end of their own.
-    const LONGEST: u32 = 1 << 20;
-    let plan = asked.cloned().map_or_else(|| Plan::parse("full"), Ok)?;
-    let context = u32::try_from(engine.config().context)?;
-    let needs = plan.make_policy(u32::MAX)?.needs();
-    if needs.keep.is_some() {
-        bail!(
-            "`prefill=dense` forgets once, where a prompt ends, and a conversation goes on: chat with the streaming mode"
-        );
-    }
-    if needs.recall.is_some() || needs.view.is_some_and(|rows| rows.prompt != rows.answer) {
-        bail!(
-            "`{}` tells a prompt from its answer, and a conversation has many of both: use it with `eunoe run`",
-            plan.policy.card.id
-        );
-    }
-    let by_rank = needs.place == Place::Rank && plan.budget.is_some();
-    let most = if by_rank { LONGEST } else { context };
-    let allowed = memory::allowed(given)?;
-    let fits = |longest: u32| {
-        let length = Length { prompt: context, longest };
-        memory::fits(engine.config(), &plan, length, engine.default_codec(), allowed).map(|_| length)
+/// The conversation: a kept one as it was left, or a new one.
+fn begin<'a>(engine: &'a Engine, args: &Args) -> Result<Talk<'a>> {
+    let asked = args.plan.asked(&args.model)?;
+    let allowed = memory::allowed(args.memory.memory)?;
+    let fresh = || -> Result<(Plan, Length)> {
+        let plan = asked.clone().map_or_else(|| Plan::parse("full"), Ok)?;
+        let length = engine.conversation(&plan, allowed)?;
+        Ok((plan, length))
     };
-    if let Ok(length) = fits(most) {
-        return Ok((plan, length));
-    }
-    let (mut least, mut above) = (0, most);
-    while above - least > 1 {
-        let middle = least + (above - least) / 2;
-        match fits(middle) {
-            Ok(_) => least = middle,
-            Err(_) => above = middle,
+    let Some(file) = &args.session else {
+        let (plan, length) = fresh()?;
+        return Talk::new(engine, &plan, length, args.system.as_deref());
+    };
+    let model = open::identity(&open::file(&args.model.model)?, args.plan.exact)?;
+    let (store, found) = Kept::open(file, &args.name)?;
+    let (header, plan) = match found {
+        None => {
+            let (plan, length) = fresh()?;
+            (Header::new(&model, &plan, length, Conversation::new(args.system.as_deref())), plan)
         }
+        Some(header) => {
+            header.check_model(&args.name, &model)?;
+            if let Some(asked) = asked.filter(|asked| asked.text != header.plan) {
+                bail!(
+                    "session `{}` remembers by `{}`, not by `{}`: leave --kv out",
+                    args.name,
+                    header.plan,
+                    asked.text
+                );
+            }
+            if args.system.is_some() {
+                bail!(
+                    "session `{}` has begun: a system message comes first, so leave --system out",
+                    args.name
+                );
+            }
+            let plan = profiles::attach(Plan::parse(&header.plan)?, &args.model.model)?;
+            memory::fits(engine.config(), &plan, header.length(), engine.default_codec(), allowed)?;
+            (header, plan)
+        }
+    };
+    if header.turns > 0 {
+        eprintln!(
+            "session `{}` goes on after {} turns, {} tokens",
+            args.name,
+            header.turns,
+            header.tokens.len()
+        );
     }
-    match least {
-        0 => Err(fits(most).err().unwrap_or_else(|| anyhow!("the plan holds no text"))),
-        longest => fits(longest).map(|length| (plan.clone(), length)),
-    }
+    Talk::go_on(engine, Kept::new(store, &args.name, header, plan))
 }
 
 /// Reads a message, answers it, and tells what that took.
@@ -142,7 +165,7 @@ fn turn(talk: &mut Talk<'_>, message: &str, args: &Args, ctx: &Context, interrup
     };
     let prefill_s = match answer::read(talk.engine, &mut talk.session, &new, interrupt) {
         Err(e) if e.is::<Interrupted>() => {
-            talk.leave_unread(&new);
+            talk.leave_unread()?;
             return stopped(&e);
         }
         outcome => outcome?,
@@ -157,7 +180,7 @@ fn turn(talk: &mut Talk<'_>, message: &str, args: &Args, ctx: &Context, interrup
     }
     match written {
         Ok((answer, decode_s)) => {
-            talk.said(&answer);
+            let kept = talk.said(&answer);
             let cut = answer.finish_reason == FinishReason::Length && request.max_tokens == room;
             let timing = Timing { prefill_s, decode_s };
             let report = Report::new(talk.engine, talk.session.bill(), answer, new.len(), timing);
@@ -169,10 +192,10 @@ fn turn(talk: &mut Talk<'_>, message: &str, args: &Args, ctx: &Context, interrup
             if cut {
                 eprintln!("note: the answer was cut: the plan holds {} tokens", talk.longest());
             }
-            Ok(())
+            kept
         }
         Err(e) if e.is::<Interrupted>() => {
-            talk.stopped_at(&shown);
+            talk.stopped_at(&shown)?;
             stopped(&e)
         }
         Err(e) => Err(e),

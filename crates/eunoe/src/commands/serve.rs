@@ -1,6 +1,7 @@
 //! `eunoe serve`: an OpenAI-compatible server whose memory is bounded and visible.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::builder::NonEmptyStringValueParser;
 use eunoe_engine::{Arithmetic, Engine, Options};
 use eunoe_kv::Plan;
-use eunoe_server::Settings;
+use eunoe_server::{Settings, Store};
 use serde::Serialize;
 
 use super::options::{MemoryOption, ModelOption, PlanOption};
@@ -27,7 +28,8 @@ use crate::{memory, models, open, out, profiles, pull, units};
   eunoe serve -m smollm2-135m
   eunoe serve -m smollm2-135m --memory 256MiB --kv 'a2sf @ 25%' --port 9000
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}'
-Paths: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /tokenize /detokenize /health /metrics")]
+Paths: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /tokenize /detokenize /health /metrics
+/eunoe/sessions")]
 pub struct Args {
     #[command(flatten)]
     model: ModelOption,
@@ -40,6 +42,11 @@ pub struct Args {
     /// nothing. It makes room first [default: half of --memory]
     #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
     prefix_cache: Option<u64>,
+
+    /// File in which named conversations are kept, made where it is missing: a request with `"memory": {"session": "NAME"}` brings
+    /// only what is new, and goes on where the last one ended, after a crash too
+    #[arg(long, value_name = "FILE")]
+    sessions: Option<PathBuf>,
 
     /// Port to listen on; 0 takes any that is free
     #[arg(short, long, value_name = "P", default_value = "8080")]
@@ -122,7 +129,11 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     }
     let arithmetic = if args.plan.exact { Arithmetic::Exact } else { Arithmetic::Fast };
     let options = Options { threads: ctx.threads, arithmetic, ..Options::default() };
-    let settings = settings(args, name, plan, allowed)?;
+    let mut settings = settings(args, name, plan, allowed)?;
+    settings.sessions = match &args.sessions {
+        Some(file) => Some((Store::open(file)?, open::identity(&path, args.plan.exact)?)),
+        None => None,
+    };
     let open = Box::new(move || Engine::open(&path, options, &mut |_| {}));
     eunoe_server::run(listener, settings, open).map_err(|e| anyhow!(e))
 }
@@ -148,6 +159,7 @@ fn settings(args: &Args, model: String, plan: Plan, memory: u64) -> Result<Setti
         connections: args.connections as usize,
         arrival: ARRIVAL,
         timeout: Duration::from_secs(args.timeout.into()),
+        sessions: None,
         keys: args.api_key.clone(),
     })
 }
