@@ -9,12 +9,16 @@ mod error;
 mod guide;
 mod http;
 mod metrics;
+mod openapi;
 mod page;
+mod routes;
 mod settings;
+mod socket;
 mod tools;
 mod worker;
 
-pub use http::{run, serve};
+pub use http::{REFUSED, run, serve};
+pub use openapi::document;
 pub use settings::{Attach, Settings};
 pub use worker::Open;
 
@@ -22,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use api::body::Room;
 use error::ApiError;
 use guide::Guides;
 use metrics::Metrics;
@@ -32,6 +37,8 @@ pub(crate) struct App {
     settings: Settings,
     worker: Worker,
     metrics: Metrics,
+    /// For bodies.
+    room: Room,
     /// Made when they are first asked for.
     guides: Mutex<Option<Arc<Guides>>>,
     /// Of the process's start, in seconds since 1970.
@@ -44,8 +51,8 @@ pub(crate) type Shared = Arc<App>;
 
 impl App {
     fn new(settings: Settings, worker: Worker) -> Self {
-        let (metrics, guides) = (Metrics::new(), Mutex::default());
-        Self { settings, worker, metrics, guides, since: now(), next: AtomicU64::new(0) }
+        let (metrics, guides, room) = (Metrics::new(), Mutex::default(), Room::new(settings.max_body));
+        Self { settings, worker, metrics, room, guides, since: now(), next: AtomicU64::new(0) }
     }
 
     /// What holds answers to a grammar.
