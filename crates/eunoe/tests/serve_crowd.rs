@@ -62,7 +62,7 @@ fn ten_thousand_connections_are_answered_or_told_that_there_is_no_room() {
     if count < 10_000 {
         println!("the system's limit of file handles allows {count} connections, not 10000");
     }
-    let server = Server::start(&["--connections", &PLACES.to_string()]);
+    let server = Server::start(&["--connections", &PLACES.to_string(), "--arrival", "600"]);
     let before = resident(&server);
     let mut running = server.connect();
     let body =
@@ -73,6 +73,11 @@ fn ten_thousand_connections_are_answered_or_told_that_there_is_no_room() {
     // places whose holders say nothing, or not all
     let mut silent: Vec<TcpStream> = (1..PLACES).map(|_| server.connect()).collect();
     silent.iter_mut().step_by(2).for_each(|half| half.write_all(b"GET /health HTT").unwrap());
+    // a connection that asked whether the model is there may have had a place still
+    server.until("all places are taken", || {
+        silent.push(server.connect());
+        server.get("/health").0 == 503
+    });
     let mut crowd: Vec<TcpStream> = Vec::new();
     for _ in 0..count {
         let mut one = server.connect();
@@ -186,7 +191,6 @@ fn who_never_reads_is_given_up_in_time() {
     // some 60 MB of probabilities: more than the system keeps for a client
     let body = json!({ "prompt": [65], "max_tokens": 4000, "n": 32, "stream": true, "logprobs": 5, "logit_bias": { "256": -100 } });
     let mut stream = server.connect();
-    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
     stream.write_all(&stream_of(&body)).unwrap();
     let aborted = || {
         let (_, _, text) = server.send("GET", "/metrics", "", b"");

@@ -10,6 +10,7 @@ mod toy;
 
 use std::io::Write as _;
 use std::net::Shutdown;
+use std::sync::OnceLock;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -28,23 +29,26 @@ fn start(args: &[&str]) -> Server {
     Server::of(&toy::LLAMA.gguf_with(Some(TEMPLATE)), &all)
 }
 
+/// What a server says that nothing happened to.
+fn right() -> &'static Value {
+    static RIGHT: OnceLock<Value> = OnceLock::new();
+    RIGHT.get_or_init(|| start(&[]).complete(&ask("full", 10, 4))["choices"][0]["text"].clone())
+}
+
 /// It answers as it should, nothing is left over, and nothing broke.
 fn assert_calm(server: &Server, what: &str) {
     server.until(what, || {
         let memory = server.get("/eunoe/memory").1;
         ["live_bytes", "running", "waiting", "parked"].iter().all(|key| memory[key] == 0)
     });
-    let answer = server.complete(&ask("full", 10, 4));
-    let usage = &answer["usage"];
-    assert_eq!((&usage["prompt_tokens"], &usage["completion_tokens"]), (&json!(75), &json!(4)), "{what}");
-    assert_eq!(server.complete(&ask("full", 10, 4))["choices"][0]["text"], answer["choices"][0]["text"]);
+    assert_eq!(&server.complete(&ask("full", 10, 4))["choices"][0]["text"], right(), "{what}");
     assert!(!server.errors().contains("panicked"), "{what}: {}", server.errors());
 }
 
 /// What came is an answer, or an error in OpenAI's form; what is no HTTP is refused by its status alone.
 fn assert_clean(what: &str, (status, head, body): &(u16, String, Vec<u8>)) {
     let text = String::from_utf8_lossy(body);
-    let short = &what[..what.len().min(300)];
+    let short: String = what.chars().take(300).collect();
     if !head.contains("x-request-id") && body.is_empty() {
         return assert!([0, 400, 414, 431].contains(status), "{short}: {head}");
     }

@@ -28,7 +28,7 @@ use crate::{memory, models, open, out, profiles, pull, units};
   eunoe serve -m smollm2-135m
   eunoe serve -m smollm2-135m --memory 256MiB --kv 'a2sf @ 25%' --port 9000
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}'
-Paths: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /tokenize /detokenize /health /metrics")]
+Paths: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /tokenize /detokenize /health /metrics /openapi.json")]
 pub struct Args {
     #[command(flatten)]
     model: ModelOption,
@@ -84,6 +84,8 @@ pub struct Args {
 
 /// Rows of a forward pass: answers that are being written wait for one pass of prompts at most.
 const ROWS: usize = 256;
+/// Connections that wait to be taken.
+const BACKLOG: i32 = 4096;
 /// File handles for what is no connection: the model, sequences that wait on disk, the system's own.
 const HANDLES: u64 = 128;
 
@@ -111,6 +113,8 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| {
         format!("cannot listen on {address}: is something else there? give another --port")
     })?;
+    // the standard library's 128 would make clients of a crowd wait for a second, or three
+    rustix::net::listen(&listener, BACKLOG).context("cannot listen")?;
     let url = format!("http://{}", listener.local_addr()?);
     match ctx.json {
         true => out::json(&Listening { url, model: &name, memory_bytes: allowed })?,
