@@ -9,6 +9,9 @@ use eunoe_core::Error;
 use eunoe_engine::POSITIONS;
 use serde_json::{Value, json};
 
+/// Of an answer that does not fit the model's window.
+const CONTEXT: &str = "context_length_exceeded";
+
 /// What is answered instead.
 #[derive(Debug)]
 pub(crate) struct ApiError {
@@ -56,6 +59,21 @@ impl ApiError {
         Self { code, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message) }
     }
 
+    /// More connections than there may be.
+    pub(crate) fn crowded(connections: usize) -> Self {
+        Self::busy(format!("{connections} connections are open already (--connections): try again later"))
+    }
+
+    /// More of bodies than there is room for.
+    pub(crate) fn bodies(room: usize) -> Self {
+        Self::busy(format!("requests that wait or run take {room} bytes already: try again later"))
+    }
+
+    fn busy(message: String) -> Self {
+        let code = Some("busy");
+        Self { code, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message) }
+    }
+
     /// No such thing.
     pub(crate) fn not_found(message: impl Into<String>, code: &'static str) -> Self {
         Self { code: Some(code), ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message) }
@@ -85,6 +103,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
     }
 
+    /// A body with more values than ever have room.
+    pub(crate) fn values(most: usize) -> Self {
+        let message = format!("the body has more values than there is room for: about {most}");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
+    }
+
     /// An answer that is not there in time.
     pub(crate) fn late(patience: Duration) -> Self {
         Self::timeout(format!("no answer within {} s (--timeout)", patience.as_secs()))
@@ -96,7 +120,7 @@ impl ApiError {
     }
 
     /// Another request has the session.
-    pub(crate) fn busy(name: &str) -> Self {
+    pub(crate) fn session_busy(name: &str) -> Self {
         let message = format!("session `{name}` is being answered: wait for it");
         let code = Some("session_busy");
         Self { code, ..Self::new(StatusCode::CONFLICT, "invalid_request_error", message) }
@@ -117,6 +141,25 @@ impl ApiError {
         Self { status: StatusCode::NOT_FOUND, ..Self::param("memory.session", message) }
     }
 
+    /// Of the parameter of this name, where it is about a prompt.
+    pub(crate) fn about_prompt(self, name: &str) -> Self {
+        match self.code {
+            Some(CONTEXT) => Self { param: Some(name.into()), ..self },
+            _ => self,
+        }
+    }
+
+    /// The whole answer, for a connection that nothing else answers.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let body = self.body().to_string();
+        let (status, length) = (self.status, body.len());
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nretry-after: 1\r\n\
+             connection: close\r\n\r\n{body}"
+        )
+        .into_bytes()
+    }
+
     /// The `error` object.
     pub(crate) fn body(&self) -> Value {
         json!({ "error": { "message": self.message, "type": self.kind, "param": self.param, "code": self.code } })
@@ -129,7 +172,7 @@ impl From<Error> for ApiError {
         match e {
             Error::Plan { .. } => Self::param("memory.plan", message),
             Error::Limit { what, .. } if what == POSITIONS => {
-                Self { code: Some("context_length_exceeded"), ..Self::param("messages", message) }
+                Self { code: Some(CONTEXT), ..Self::param("messages", message) }
             }
             Error::Limit { .. } => {
                 Self { code: Some("memory_budget_exceeded"), ..Self::param("memory.plan", message) }

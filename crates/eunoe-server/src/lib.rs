@@ -9,13 +9,17 @@ mod error;
 mod guide;
 mod http;
 mod metrics;
+mod openapi;
 mod page;
+mod routes;
 mod sessions;
 mod settings;
+mod socket;
 mod tools;
 mod worker;
 
-pub use http::{run, serve};
+pub use http::{REFUSED, run, serve};
+pub use openapi::document;
 pub use sessions::{Header, Store};
 pub use settings::{Attach, Settings};
 pub use worker::Open;
@@ -24,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use api::body::Room;
 use error::ApiError;
 use guide::Guides;
 use metrics::Metrics;
@@ -37,6 +42,8 @@ pub(crate) struct App {
     metrics: Metrics,
     /// Where the server was started with a file of them.
     sessions: Option<Arc<Sessions>>,
+    /// For bodies.
+    room: Room,
     /// Made when they are first asked for.
     guides: Mutex<Option<Arc<Guides>>>,
     /// Of the process's start, in seconds since 1970.
@@ -49,9 +56,9 @@ pub(crate) type Shared = Arc<App>;
 
 impl App {
     fn new(mut settings: Settings, worker: Worker) -> Self {
-        let (metrics, guides) = (Metrics::new(), Mutex::default());
+        let (metrics, guides, room) = (Metrics::new(), Mutex::default(), Room::new(settings.max_body));
         let sessions = settings.sessions.take().map(|(store, model)| Arc::new(Sessions::new(store, model)));
-        Self { settings, worker, metrics, sessions, guides, since: now(), next: AtomicU64::new(0) }
+        Self { settings, worker, metrics, sessions, room, guides, since: now(), next: AtomicU64::new(0) }
     }
 
     /// What holds answers to a grammar.

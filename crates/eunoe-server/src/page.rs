@@ -66,7 +66,8 @@ pub(crate) async fn plans(State(app): State<Shared>) -> Result<Json<Value>, ApiE
 pub(crate) async fn memory(State(app): State<Shared>) -> Json<Value> {
     let standing = app.worker.standing();
     Json(json!({
-        "cap_bytes": app.settings.memory, "live_bytes": standing.live_bytes, "peak_bytes": standing.peak_bytes,
+        "cap_bytes": app.settings.memory, "live_bytes": standing.live_bytes,
+        "cached_bytes": standing.cached_bytes, "peak_bytes": standing.peak_bytes,
         "running": standing.running, "waiting": standing.waiting, "parked": standing.parked,
     }))
 }

@@ -66,7 +66,7 @@ impl Sessions {
         let engine = app.worker.engine()?;
         check_name(name)?;
         if !self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into()) {
-            return Err(ApiError::busy(name));
+            return Err(ApiError::session_busy(name));
         }
         let (sessions, name) = (Arc::clone(self), name.to_owned());
         let found = self.store.header(&name);
@@ -124,7 +124,7 @@ impl Sessions {
     /// There is none, it is being answered, or the file cannot be written.
     pub(crate) fn delete(&self, name: &str) -> Result<(), ApiError> {
         if self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
-            return Err(ApiError::busy(name));
+            return Err(ApiError::session_busy(name));
         }
         match self.store.delete(name)? {
             true => Ok(()),

@@ -1,4 +1,4 @@
-//! Generated documentation: the tables of methods and the command-line reference.
+//! Generated documentation: the tables of methods, the command-line reference, and the description of the server's API.
 //!
 //! `cargo xtask docs` writes it, a test compares it, nobody edits it.
 
@@ -29,6 +29,7 @@ pub fn generated(root: &Path) -> Result<Vec<(PathBuf, String)>> {
         (readme, new),
         (root.join("docs/methods.md"), methods(&cards)),
         (root.join("docs/cli.md"), command_line()),
+        (root.join("docs/openapi.json"), format!("{:#}\n", eunoe_server::document())),
     ])
 }
 

@@ -67,6 +67,11 @@ impl Noise {
 impl Toy {
     /// The bytes of the model file.
     pub fn gguf(self) -> Vec<u8> {
+        self.gguf_with(None)
+    }
+
+    /// The same with a chat template.
+    pub fn gguf_with(self, template: Option<&str>) -> Vec<u8> {
         let key = |k: &str| format!("{}.{k}", self.arch);
         let tokens = byte_tokens();
         let mut names: Vec<&str> = tokens.iter().map(String::as_str).collect();
@@ -91,6 +96,9 @@ impl Toy {
             .put("tokenizer.ggml.token_type", Put::I32s(&types))
             .put("tokenizer.ggml.merges", Put::Strs(&[]))
             .put("tokenizer.ggml.eos_token_id", Put::U32(256));
+        if let Some(template) = template {
+            w = w.put("tokenizer.chat_template", Put::Str(template));
+        }
         let mut noise = Noise(fastrand::Rng::with_seed(self.heads * 31 + self.layers));
         let (q, kv) = (self.heads * HEAD_DIM, self.kv_heads * HEAD_DIM);
         let ones =

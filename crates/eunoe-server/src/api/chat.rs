@@ -17,7 +17,7 @@ use crate::tools::{Call, Choice, Part, Splitter, Tool};
 use crate::{Shared, now};
 
 /// Beside those that all completions know.
-const OWN: [&str; 8] = [
+pub(crate) const OWN: [&str; 8] = [
     "messages",
     "max_completion_tokens",
     "logprobs",

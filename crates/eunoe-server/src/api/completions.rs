@@ -16,7 +16,7 @@ use crate::error::ApiError;
 use crate::{Shared, now};
 
 /// Beside those that all completions know.
-const OWN: [&str; 3] = ["prompt", "logprobs", "echo"];
+pub(crate) const OWN: [&str; 3] = ["prompt", "logprobs", "echo"];
 /// Most prompts in one request.
 const PROMPTS: usize = 256;
 
@@ -107,7 +107,8 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         Ok((whole.clone(), whole))
     })?;
     let prompts: Vec<Vec<u32>> = asks.iter().map(|ask| ask.prompt.clone()).collect();
-    let mut outs = asks.into_iter().map(|ask| submit(&app, ask)).collect::<Result<Vec<_>, _>>()?;
+    let outs = asks.into_iter().map(|ask| submit(&app, ask)).collect::<Result<Vec<_>, _>>();
+    let mut outs = outs.map_err(|e| e.about_prompt("prompt"))?;
     if common.stream == Some(true) {
         return Ok(sse(outs.remove(0), of, After { look, turn: None }, text));
     }

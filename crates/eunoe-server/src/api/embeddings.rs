@@ -17,7 +17,7 @@ use crate::Shared;
 use crate::ask::{Ask, all, submit};
 use crate::error::ApiError;
 
-const KNOWN: [&str; 4] = ["model", "input", "encoding_format", "user"];
+pub(crate) const KNOWN: [&str; 4] = ["model", "input", "encoding_format", "user"];
 
 #[derive(Deserialize)]
 struct Embed {
@@ -44,7 +44,7 @@ pub(crate) async fn embed(State(app): State<Shared>, request: Request) -> Result
     let read: usize = inputs.iter().map(Vec::len).sum();
     let plan = Plan::parse("full")?;
     let asks = inputs.into_iter().map(|input| submit(&app, Ask::pooled(plan.clone(), input)));
-    let outs = asks.collect::<Result<Vec<_>, _>>()?;
+    let outs = asks.collect::<Result<Vec<_>, _>>().map_err(|e: ApiError| e.about_prompt("input"))?;
     let mut data = Vec::new();
     for outs in outs {
         for whole in all(&app, outs, 1).await? {

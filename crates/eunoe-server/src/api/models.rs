@@ -1,6 +1,7 @@
 //! The model that is served.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -11,7 +12,11 @@ pub(crate) async fn list(State(app): State<Shared>) -> Json<Value> {
     Json(json!({ "object": "list", "data": [entry(&app)] }))
 }
 
-pub(crate) async fn one(State(app): State<Shared>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn one(
+    State(app): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Path(id) = id.map_err(|e| ApiError::invalid(e.body_text()))?;
     is_served(&app, &id)?;
     Ok(Json(entry(&app)))
 }

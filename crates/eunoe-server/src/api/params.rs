@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use axum::body::to_bytes;
-use axum::extract;
 use eunoe_engine::{Engine, Request, Sampling};
 use eunoe_kv::Plan;
 use eunoe_model::chat::{ChatTemplate, Message, ToolCall};
@@ -14,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(super) use super::body::body;
 use crate::ask::{Ask, Form, Look};
 use crate::error::ApiError;
 use crate::sessions::Turn;
@@ -25,31 +23,6 @@ const MOST_LIKELIEST: usize = 20;
 const MOST_ANSWERS: usize = 32;
 /// Most stop strings, and most bytes of each.
 const STOPS: (usize, usize) = (16, 256);
-
-/// Reads a body as a JSON object.
-///
-/// # Errors
-/// 413 beyond the limit, 408 where it takes too long, 400 for what is no JSON object.
-pub(super) async fn body(app: &Shared, request: extract::Request) -> Result<Value, ApiError> {
-    let limit = app.settings.max_body;
-    let stated = request.headers().get("content-length").and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
-    if stated.is_some_and(|n| n > limit) {
-        return Err(ApiError::too_large(limit));
-    }
-    let whole = tokio::time::timeout(app.settings.arrival, to_bytes(request.into_body(), limit));
-    let bytes = match whole.await {
-        Err(_) => return Err(ApiError::timeout(late(app.settings.arrival))),
-        Ok(Err(e)) if is_limit(&e) => return Err(ApiError::too_large(limit)),
-        Ok(Err(_)) => return Err(ApiError::invalid("the body broke off")),
-        Ok(Ok(bytes)) => bytes,
-    };
-    let json: Value =
-        serde_json::from_slice(&bytes).map_err(|e| ApiError::invalid(format!("the body is no JSON: {e}")))?;
-    match json.is_object() {
-        true => Ok(json),
-        false => Err(ApiError::invalid("the body is no JSON object")),
-    }
-}
 
 /// # Errors
 /// A parameter that is on none of the lists, by name.
@@ -73,21 +46,6 @@ pub(super) fn read<T: DeserializeOwned>(json: &Value) -> Result<T, ApiError> {
     T::deserialize(json).map_err(|e| wrong(&e.to_string()))
 }
 
-fn late(arrival: Duration) -> String {
-    format!("the body did not arrive within {} s", arrival.as_secs())
-}
-
-fn is_limit(e: &axum::Error) -> bool {
-    let mut source: Option<&dyn std::error::Error> = Some(e);
-    while let Some(e) = source {
-        if e.to_string().contains("length limit exceeded") {
-            return true;
-        }
-        source = e.source();
-    }
-    false
-}
-
 /// A body of another shape; the parameter's name stands in serde's words between backticks.
 fn wrong(why: &str) -> ApiError {
     let name = why.strip_prefix("unknown field `").or_else(|| why.strip_prefix("missing field `"));
@@ -101,7 +59,7 @@ fn wrong(why: &str) -> ApiError {
 }
 
 /// What both kinds of completions know; `user` changes nothing.
-pub(super) const COMMON: [&str; 17] = [
+pub(crate) const COMMON: [&str; 17] = [
     "model",
     "max_tokens",
     "stream",

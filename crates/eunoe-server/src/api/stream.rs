@@ -7,14 +7,17 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use eunoe_engine::{Engine, FinishReason, TokenLogProb};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::ask::{After, Out, Outs, Whole};
 use crate::error::ApiError;
 
 /// Time after which an empty comment keeps a silent stream open.
 const SILENCE: Duration = Duration::from_secs(15);
+
+/// Events that wait for a client to take them.
+const AHEAD: usize = 64;
 
 /// How a kind of completion writes its chunks.
 pub(super) trait Chunks: Send + 'static {
@@ -44,61 +47,45 @@ pub(super) struct Of {
 
 /// Sends chunks as they come; at the end the memory, with the usage where asked for.
 pub(super) fn sse(outs: Outs, of: Of, after: After, chunks: impl Chunks) -> Response {
-    let (sender, receiver) = unbounded_channel();
-    tokio::spawn(send(outs, of, after, chunks, sender));
-    let events = UnboundedReceiverStream::new(receiver);
+    let (sender, receiver) = channel(AHEAD);
+    tokio::spawn(send(outs, of, after, chunks, Events(sender)));
+    let events = ReceiverStream::new(receiver);
     Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE)).into_response()
 }
 
-type Events = UnboundedSender<Result<Event, Infallible>>;
+struct Events(Sender<Result<Event, Infallible>>);
 
-async fn send(mut outs: Outs, of: Of, mut after: After, mut chunks: impl Chunks, sender: Events) {
-    let say = |value: Value| sender.send(Ok(Event::default().data(value.to_string()))).is_ok();
-    let late = tokio::time::sleep(of.patience);
-    tokio::pin!(late);
-    let mut begun = vec![false; of.count];
-    let mut wholes: Vec<Box<Whole>> = Vec::new();
-    while wholes.len() < of.count {
-        let out = tokio::select! {
-            () = sender.closed() => return, // the client is gone: dropping `outs` gives the memory back
-            () = &mut late => {
-                say(ApiError::late(of.patience).body());
-                return;
+impl Events {
+    /// Once the client has taken enough of those before; false where it is gone.
+    async fn say(&self, value: Value) -> bool {
+        self.0.send(Ok(Event::default().data(value.to_string()))).await.is_ok()
+    }
+
+    async fn say_all(&self, values: impl IntoIterator<Item = Value>) -> bool {
+        for value in values {
+            if !self.say(value).await {
+                return false;
             }
-            out = outs.recv() => out,
-        };
-        let goes_on = match out {
-            None => {
-                say(ApiError::stopping().body());
-                return;
-            }
-            Some((_, Out::Failed(e))) => {
-                say(ApiError::from(e).body());
-                return;
-            }
-            Some((_, Out::Live(live))) => {
-                let mut chunk = chunks.empty();
-                chunk["memory"] = json!({ "live": live });
-                say(chunk)
-            }
-            Some((index, Out::Text(text, log_probs))) => {
-                let opens = !std::mem::replace(&mut begun[index], true);
-                opens.then(|| chunks.first(index)).flatten().is_none_or(&say)
-                    && ((text.is_empty() && log_probs.is_empty())
-                        || chunks.text(index, text, &log_probs).into_iter().all(&say))
-            }
-            Some((index, Out::Done(whole))) => {
-                let opens = !std::mem::replace(&mut begun[index], true);
-                let goes_on = opens.then(|| chunks.first(index)).flatten().is_none_or(&say)
-                    && chunks.last(index, &whole).into_iter().all(&say);
-                wholes.push(whole);
-                goes_on
-            }
-        };
-        if !goes_on {
+        }
+        true
+    }
+}
+
+async fn send(mut outs: Outs, of: Of, mut after: After, mut chunks: impl Chunks, events: Events) {
+    let told = tokio::select! {
+        () = events.0.closed() => return, // the client is gone: dropping `outs` gives the memory back
+        () = tokio::time::sleep(of.patience) => Err(ApiError::late(of.patience)),
+        told = tell(&mut outs, of, &mut chunks, &events) => told,
+    };
+    drop(outs);
+    let wholes = match told {
+        Ok(Some(wholes)) => wholes,
+        Ok(None) => return,
+        Err(e) => {
+            events.say(e.body()).await;
             return;
         }
-    }
+    };
     let mut chunk = chunks.empty();
     let completion = wholes.iter().map(|whole| whole.tokens.len()).sum();
     if of.usage {
@@ -110,12 +97,52 @@ async fn send(mut outs: Outs, of: Of, mut after: After, mut chunks: impl Chunks,
         let is_turn = after.turn.is_some();
         let added = after.add_to(&mut chunk["memory"], *whole);
         tokio::select! {
-            () = sender.closed(), if !is_turn => return,
+            () = events.0.closed(), if !is_turn => return,
             () = added => {}
         }
     }
-    say(chunk);
-    sender.send(Ok(Event::default().data("[DONE]"))).ok();
+    if events.say(chunk).await {
+        events.0.send(Ok(Event::default().data("[DONE]"))).await.ok();
+    }
+}
+
+/// Tells of all answers as they come; none where the client is gone.
+///
+/// # Errors
+/// Where an answer cannot go on.
+async fn tell(
+    outs: &mut Outs,
+    of: Of,
+    chunks: &mut impl Chunks,
+    events: &Events,
+) -> Result<Option<Vec<Box<Whole>>>, ApiError> {
+    let mut begun = vec![false; of.count];
+    let mut wholes: Vec<Box<Whole>> = Vec::new();
+    while wholes.len() < of.count {
+        let (index, out) = outs.recv().await.ok_or_else(ApiError::stopping)?;
+        let mut say = Vec::new();
+        if matches!(out, Out::Text(..) | Out::Done(_)) && !std::mem::replace(&mut begun[index], true) {
+            say.extend(chunks.first(index));
+        }
+        match out {
+            Out::Failed(e) => return Err(e.into()),
+            Out::Live(live) => {
+                let mut chunk = chunks.empty();
+                chunk["memory"] = json!({ "live": live });
+                say.push(chunk);
+            }
+            Out::Text(text, log_probs) if text.is_empty() && log_probs.is_empty() => {}
+            Out::Text(text, log_probs) => say.extend(chunks.text(index, text, &log_probs)),
+            Out::Done(whole) => {
+                say.extend(chunks.last(index, &whole));
+                wholes.push(whole);
+            }
+        }
+        if !events.say_all(say).await {
+            return Ok(None);
+        }
+    }
+    Ok(Some(wholes))
 }
 
 /// Tokens read and written, and those of the prompt that an earlier request had read.

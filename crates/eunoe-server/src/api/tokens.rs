@@ -11,7 +11,7 @@ use crate::error::ApiError;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Tokenize {
+pub(super) struct Tokenize {
     model: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<ChatMessage>>,
@@ -21,7 +21,7 @@ struct Tokenize {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Detokenize {
+pub(super) struct Detokenize {
     model: Option<String>,
     tokens: Vec<u32>,
 }

@@ -10,6 +10,7 @@ use clap::builder::NonEmptyStringValueParser;
 use eunoe_engine::{Arithmetic, Engine, Options};
 use eunoe_kv::Plan;
 use eunoe_server::{Settings, Store};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use super::options::{MemoryOption, ModelOption, PlanOption};
@@ -28,7 +29,7 @@ use crate::{memory, models, open, out, profiles, pull, units};
   eunoe serve -m smollm2-135m
   eunoe serve -m smollm2-135m --memory 256MiB --kv 'a2sf @ 25%' --port 9000
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}'
-Paths: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /tokenize /detokenize /health /metrics
+Paths: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /tokenize /detokenize /health /metrics /openapi.json
 /eunoe/sessions")]
 pub struct Args {
     #[command(flatten)]
@@ -84,6 +85,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
 
+    /// Seconds that a request may take to arrive, and that a client may keep an answer waiting
+    #[arg(long, value_name = "S", default_value = "30", value_parser = clap::value_parser!(u32).range(1..))]
+    arrival: u32,
+
     /// Seconds that an answer may take
     #[arg(long, value_name = "S", default_value = "600", value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
@@ -91,8 +96,10 @@ pub struct Args {
 
 /// Rows of a forward pass: answers that are being written wait for one pass of prompts at most.
 const ROWS: usize = 256;
-/// Time for a request to arrive.
-const ARRIVAL: Duration = Duration::from_secs(30);
+/// Connections that wait to be taken.
+const BACKLOG: i32 = 4096;
+/// File handles for what is no connection: the model, sequences that wait on disk, the system's own.
+const HANDLES: u64 = 128;
 
 /// What `serve --json` prints once it listens.
 #[derive(Debug, Serialize)]
@@ -113,10 +120,13 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let allowed = memory::allowed(args.memory.memory)?;
     let name =
         args.name.clone().map_or_else(|| Ok(models::name_of(&path, &pull::sha256(&path)?)), anyhow::Ok)?;
+    let connections = connections(args.connections);
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).with_context(|| {
         format!("cannot listen on {address}: is something else there? give another --port")
     })?;
+    // the standard library's 128 would make clients of a crowd wait for a second, or three
+    rustix::net::listen(&listener, BACKLOG).context("cannot listen")?;
     let url = format!("http://{}", listener.local_addr()?);
     match ctx.json {
         true => out::json(&Listening { url, model: &name, memory_bytes: allowed })?,
@@ -129,13 +139,32 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     }
     let arithmetic = if args.plan.exact { Arithmetic::Exact } else { Arithmetic::Fast };
     let options = Options { threads: ctx.threads, arithmetic, ..Options::default() };
-    let mut settings = settings(args, name, plan, allowed)?;
+    let mut settings = Settings { connections, ..settings(args, name, plan, allowed)? };
     settings.sessions = match &args.sessions {
         Some(file) => Some((Store::open(file)?, open::identity(&path, args.plan.exact)?)),
         None => None,
     };
     let open = Box::new(move || Engine::open(&path, options, &mut |_| {}));
     eunoe_server::run(listener, settings, open).map_err(|e| anyhow!(e))
+}
+
+/// So many connections as there may be file handles for, once as many of those are had as the system gives.
+fn connections(asked: u32) -> usize {
+    let others = HANDLES + eunoe_server::REFUSED as u64;
+    let mut limit = getrlimit(Resource::Nofile);
+    let needed = u64::from(asked) + others;
+    let most = limit.maximum.unwrap_or(u64::MAX).min(needed);
+    if limit.current.is_some_and(|now| now < most) {
+        limit.current = Some(most);
+        setrlimit(Resource::Nofile, limit).ok();
+    }
+    let have = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if have < needed {
+        let room = have.saturating_sub(others).max(1);
+        eprintln!("note: at most {room} connections, since the system gives {have} file handles (ulimit -n)");
+        return room as usize;
+    }
+    asked as usize
 }
 
 fn settings(args: &Args, model: String, plan: Plan, memory: u64) -> Result<Settings> {
@@ -157,7 +186,7 @@ fn settings(args: &Args, model: String, plan: Plan, memory: u64) -> Result<Setti
         rows: ROWS,
         max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
         connections: args.connections as usize,
-        arrival: ARRIVAL,
+        arrival: Duration::from_secs(args.arrival.into()),
         timeout: Duration::from_secs(args.timeout.into()),
         sessions: None,
         keys: args.api_key.clone(),
