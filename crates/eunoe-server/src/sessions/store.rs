@@ -297,3 +297,54 @@ fn sum(bytes: &[u8]) -> [u8; 32] {
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(turns: u32) -> Header {
+        let plan = Plan::parse("full").expect("a plan");
+        let length = Length { prompt: 10, longest: 100 };
+        Header { turns, ..Header::new("model", &plan, length, Conversation::new(Some("s"))) }
+    }
+
+    fn put(store: &Store, name: &str, bytes: &[u8]) {
+        let write = store.database.begin_write().expect("a file");
+        write.open_table(HEADERS).expect("a table").insert(name, bytes).expect("room");
+        write.commit().expect("room");
+    }
+
+    #[test]
+    fn what_is_damaged_is_told_and_the_others_are_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("store")).expect("a new file");
+        assert!(store.list().expect("readable").is_empty() && store.header("a").expect("readable").is_none());
+        let json = serde_json::to_vec(&header(7)).expect("JSON");
+        let whole = [&sum(&json)[..], &json].concat();
+        put(&store, "whole", &whole);
+        put(&store, "cut", &whole[..20]);
+        put(&store, "changed", &[&whole[..60], b"?", &whole[61..]].concat());
+        let list = store.list().expect("readable");
+        let told: Vec<_> = list.iter().map(|(name, header)| (name.as_str(), header.is_ok())).collect();
+        assert_eq!(told, [("changed", false), ("cut", false), ("whole", true)]);
+        assert_eq!(store.header("whole").expect("whole").map(|header| header.turns), Some(7));
+        let why = store.header("changed").expect_err("damaged").to_string();
+        assert!(why.contains("checksum") && why.contains("delete it"), "{why}");
+        assert!(store.delete("changed").expect("writable") && !store.delete("changed").expect("writable"));
+        let other = header(1).check_model("a", "other").expect_err("another model").to_string();
+        assert!(other.contains("of another model"), "{other}");
+    }
+
+    #[test]
+    fn a_file_of_another_format_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store");
+        let store = Store::open(&path).expect("a new file");
+        let write = store.database.begin_write().expect("a file");
+        write.open_table(ABOUT).expect("a table").insert("format", FORMAT + 1).expect("room");
+        write.commit().expect("room");
+        drop(store);
+        let why = Store::open(&path).err().expect("another format").to_string();
+        assert!(why.contains("format 2, this program reads 1"), "{why}");
+    }
+}

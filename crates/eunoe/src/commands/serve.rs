@@ -41,7 +41,7 @@ pub struct Args {
 
     /// Most of --memory for what is kept of earlier requests, so that a text that begins as theirs is not read again; 0 keeps
     /// nothing. It makes room first [default: half of --memory]
-    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes_or_none)]
     prefix_cache: Option<u64>,
 
     /// File in which named conversations are kept, made where it is missing: a request with `"memory": {"session": "NAME"}` brings
@@ -109,6 +109,11 @@ struct Listening<'a> {
     memory_bytes: u64,
 }
 
+/// Bytes, of which there may be none.
+fn bytes_or_none(text: &str) -> std::result::Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { units::parse_bytes(text) }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -121,6 +126,10 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let name =
         args.name.clone().map_or_else(|| Ok(models::name_of(&path, &pull::sha256(&path)?)), anyhow::Ok)?;
     let connections = connections(args.connections);
+    let sessions = match &args.sessions {
+        Some(file) => Some((Store::open(file)?, open::identity(&path, args.plan.exact)?)),
+        None => None,
+    };
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).with_context(|| {
         format!("cannot listen on {address}: is something else there? give another --port")
@@ -140,10 +149,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let arithmetic = if args.plan.exact { Arithmetic::Exact } else { Arithmetic::Fast };
     let options = Options { threads: ctx.threads, arithmetic, ..Options::default() };
     let mut settings = Settings { connections, ..settings(args, name, plan, allowed)? };
-    settings.sessions = match &args.sessions {
-        Some(file) => Some((Store::open(file)?, open::identity(&path, args.plan.exact)?)),
-        None => None,
-    };
+    settings.sessions = sessions;
     let open = Box::new(move || Engine::open(&path, options, &mut |_| {}));
     eunoe_server::run(listener, settings, open).map_err(|e| anyhow!(e))
 }
