@@ -244,8 +244,7 @@ fn in_turn(schedule: &mut Schedule<'_>, plan_text: &str, prompts: &[Vec<u32>], m
         schedule.submit(task(&fates, plan_text, prompt, 20, usize::MAX));
         run(schedule, memory);
     }
-    let fates = fates.lock().unwrap().clone();
-    fates
+    fates.lock().unwrap().clone()
 }
 
 #[test]

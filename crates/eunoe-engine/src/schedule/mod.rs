@@ -22,7 +22,7 @@ use crate::layout::{Layout, StateKey};
 use prefix::{Found, Prefixes, own_bytes};
 use swap::Swapped;
 use task::Active;
-pub use task::{Done, Hear, Leaving, News, Start, Task};
+pub use task::{Done, Hear, Leaving, News, Open, Start, Task};
 
 /// Rows that every sequence should be able to go on by before another one begins: fewer, and they would push each other out.
 const AHEAD: usize = 64;

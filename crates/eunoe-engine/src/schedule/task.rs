@@ -37,6 +37,9 @@ pub struct Task {
     pub hear: Hear,
 }
 
+/// Makes a sequence.
+pub type Open = Box<dyn Fn(&Engine) -> Result<Session> + Send>;
+
 /// Where a task goes on.
 pub struct Start {
     /// Tokens of the prompt that were read, one at least fewer than all.
@@ -44,7 +47,7 @@ pub struct Start {
     /// How long its sequence can get.
     pub length: Length,
     /// Makes the sequence, each time with the same bits.
-    pub open: Box<dyn Fn(&Engine) -> Result<Session> + Send>,
+    pub open: Open,
 }
 
 impl Task {
