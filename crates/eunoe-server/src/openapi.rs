@@ -82,11 +82,13 @@ fn describe(method: &str, operation: &mut Value) {
              record of the memory, and the usage where asked for; then `[DONE]`. A failure on the way is an event with an \
              `Error`, and no `[DONE]`. Lines that begin with `:` keep a silent stream open."
         );
-        let data = schema(&chunk)["schema"].take();
-        content.insert(
-            "text/event-stream".into(),
-            json!({ "schema": { "type": "string", "description": about, "contentMediaType": "text/event-stream", "x-data": data } }),
-        );
+        let data = json!({
+            "type": "string", "contentMediaType": "application/json", "contentSchema": schema(&chunk)["schema"].take(),
+        });
+        let event = json!({
+            "type": "object", "description": about, "properties": { "data": { "anyOf": [data, { "const": "[DONE]" }] } }, "required": ["data"],
+        });
+        content.insert("text/event-stream".into(), json!({ "schema": event }));
     }
     if let Some(kind) = name(take(operation, "x-text")) {
         content.insert(kind, json!({ "schema": {} }));

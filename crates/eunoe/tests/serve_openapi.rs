@@ -59,7 +59,11 @@ impl Described {
     fn stream(&self, path: &str, body: &Value) {
         let (status, head, bytes) = self.server.send("POST", path, "", body.to_string().as_bytes());
         assert!(status == 200 && head.contains("text/event-stream"), "{head}");
-        let schema = self.name(path, "post", "/responses/200/content/text~1event-stream/schema/x-data/$ref");
+        let schema = self.name(
+            path,
+            "post",
+            "/responses/200/content/text~1event-stream/schema/properties/data/anyOf/0/contentSchema/$ref",
+        );
         let text = String::from_utf8(bytes).unwrap();
         let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
         assert!(data.len() > 2 && data.last() == Some(&"[DONE]"), "{text}");
