@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-#[path = "common/schema.rs"]
 mod schema;
-#[path = "common/server.rs"]
 mod server;
 #[path = "../../eunoe-engine/tests/toy/mod.rs"]
 mod toy;
