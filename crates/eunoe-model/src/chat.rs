@@ -77,6 +77,14 @@ impl ChatTemplate {
         self.knows_tools
     }
 
+    /// The template as the model's file has it.
+    ///
+    /// # Errors
+    /// None that a compiled template can give.
+    pub fn source(&self) -> Result<String> {
+        Ok(self.environment.get_template(NAME).map_err(|e| unreadable(&e))?.source().to_owned())
+    }
+
     /// The text of a conversation without tools; `add_generation_prompt` opens the model's own turn at the end. What a
     /// message says stands in it as it is, names of control tokens included: [`ChatTemplate::encode`] tells them apart.
     ///
@@ -114,7 +122,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
         let (mut messages, mut tools) = (self.seen(messages), tools.to_vec());
-        let source = self.environment.get_template(NAME).map_err(|e| unreadable(&e))?.source().to_owned();
+        let source = self.source()?;
         let texts = [&messages, &tools].map(|values| serde_json::Value::from(values.as_slice()).to_string());
         let mark = free_mark(&[&source, &texts[0], &texts[1]])?;
         for value in messages.iter_mut().chain(&mut tools) {

@@ -132,6 +132,7 @@ fn router(app: &Shared) -> Router {
         .route("/v1/embeddings", post(api::embeddings::embed))
         .route("/tokenize", post(api::tokens::tokenize))
         .route("/detokenize", post(api::tokens::detokenize))
+        .route("/tokenizer_info", get(api::tokens::info))
         .route("/metrics", get(api::health::metrics))
         .route("/eunoe/plans", get(page::plans))
         .route("/eunoe/memory", get(page::memory))
