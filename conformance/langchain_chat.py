@@ -43,7 +43,7 @@ class Settings:
 
     @property
     def standard_chat_model_params(self):
-        return {"temperature": 0, "max_tokens": 400, "timeout": 300}
+        return {"temperature": 0, "max_tokens": 256, "timeout": 300}
 
     @property
     def has_tool_calling(self):
@@ -107,8 +107,13 @@ class Lines:
 
 
 def reason(report):
+    """What was said; of a bare assertion, the line."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    return " ".join(str(crash.message if crash else report.longrepr).split())[:600]
+    said = str(crash.message if crash else report.longrepr)
+    entries = getattr(getattr(report.longrepr, "reprtraceback", None), "reprentries", [])
+    lines = [line for entry in entries[-1:] for line in entry.lines if line.startswith(">")]
+    where = lines[-1].lstrip("> ") if lines and said.strip() == "AssertionError" else ""
+    return " ".join(f"{said} {where}".split())[:600]
 
 
 def main():

@@ -179,11 +179,8 @@ def same(bench, label, more, tasks, *flags):
 
 
 def batched(bench):
-    same(bench, "batched", "", (CAPITALS,), "--batch_size", "4")
-
-
-def concurrent(bench):
-    same(bench, "concurrent", "num_concurrent=4", (CAPITALS, SUMS))
+    """Several prompts in a request, and several requests at a time."""
+    same(bench, "batched", "num_concurrent=2", (CAPITALS, SUMS), "--batch_size", "3")
 
 
 def text_prompts(bench):
@@ -199,7 +196,7 @@ def chat_generate_until(bench):
 
 
 CHECKS = [
-    tokenizer, multiple_choice, is_greedy, rolling, generate_until, batched, concurrent, text_prompts, chat_generate_until,
+    tokenizer, multiple_choice, is_greedy, rolling, generate_until, batched, text_prompts, chat_generate_until,
 ]
 
 
