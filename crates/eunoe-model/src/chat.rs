@@ -79,6 +79,14 @@ impl ChatTemplate {
         self.knows_tools
     }
 
+    /// The template as the model's file has it.
+    ///
+    /// # Errors
+    /// None that a compiled template can give.
+    pub fn source(&self) -> Result<String> {
+        Ok(self.environment.get_template(NAME).map_err(|e| unreadable(&e))?.source().to_owned())
+    }
+
     /// The text of a conversation without tools; `add_generation_prompt` opens the model's own turn at the end. What a
     /// message says stands in it as it is, names of control tokens included: [`ChatTemplate::encode`] tells them apart.
     ///
@@ -156,7 +164,7 @@ impl ChatTemplate {
         messages: &mut [serde_json::Value],
         tools: &mut [serde_json::Value],
     ) -> Result<char> {
-        let source = self.environment.get_template(NAME).map_err(|e| unreadable(&e))?.source().to_owned();
+        let source = self.source()?;
         let texts = [&*messages, &*tools].map(|values| serde_json::Value::from(values).to_string());
         let mark = free_mark(&[&source, &texts[0], &texts[1]])?;
         for value in messages.iter_mut().chain(tools) {

@@ -60,13 +60,13 @@ impl Guides {
         self.json_schema(&json!({ "type": "object" }))
     }
 
-    /// JSON that `schema` allows.
+    /// JSON that `schema` allows, [`closed`].
     ///
     /// # Errors
     /// [`Error::Invalid`] with what is wrong with the schema.
     pub(crate) fn json_schema(&self, schema: &Value) -> Result<Box<dyn Guide>> {
         let what = "the JSON schema";
-        let grammar = GrammarWithLexer::from_json_schema(ready(what, schema)?);
+        let grammar = GrammarWithLexer::from_json_schema(ready(what, &closed(schema.clone()))?);
         self.compile(what, TopLevelGrammar::from_grammar(grammar))
     }
 
@@ -119,6 +119,18 @@ impl Guides {
         })?;
         Ok(Box::new(Grammar { matcher }))
     }
+}
+
+/// A schema whose properties are listed, and that says nothing about others, with no others: a small model would go on
+/// inventing them. What is put together of several schemas stays as it is, since each may list only its own.
+pub(crate) fn closed(mut schema: Value) -> Value {
+    if let Value::Object(fields) = &mut schema {
+        let composed = ["$ref", "allOf", "anyOf", "oneOf", "patternProperties"];
+        if fields.contains_key("properties") && !composed.iter().any(|key| fields.contains_key(*key)) {
+            fields.entry("additionalProperties").or_insert(Value::Bool(false));
+        }
+    }
+    schema
 }
 
 /// An answer inside its grammar.

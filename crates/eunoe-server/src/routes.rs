@@ -31,6 +31,7 @@ fn guarded() -> Vec<Route> {
         ("post", "/v1/embeddings", post(api::embeddings::embed)),
         ("post", "/tokenize", post(api::tokens::tokenize)),
         ("post", "/detokenize", post(api::tokens::detokenize)),
+        ("get", "/tokenizer_info", get(api::tokens::info)),
         ("get", "/metrics", get(api::health::metrics)),
         ("get", "/eunoe/plans", get(page::plans)),
         ("get", "/eunoe/memory", get(page::memory)),

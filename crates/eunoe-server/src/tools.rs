@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::guide::Guides;
+use crate::guide::{Guides, closed};
 
 /// What stands before a call.
 pub(crate) const CALL_OPENS: &str = "<tool_call>";
@@ -56,19 +56,14 @@ impl Tool {
         &self.name
     }
 
-    /// The schema of a call's arguments: always an object; where its properties are listed and nothing is said about
-    /// others, there are no others, since a small model would go on inventing them.
+    /// The schema of a call's arguments: always an object, and [`closed`].
     pub(crate) fn arguments(&self) -> Value {
         let nothing = json!({ "properties": {} });
         let mut schema = self.parameters.clone().unwrap_or(nothing);
         if let Value::Object(fields) = &mut schema {
             fields.entry("type").or_insert_with(|| "object".into());
-            let composed = ["$ref", "allOf", "anyOf", "oneOf", "patternProperties"];
-            if fields.contains_key("properties") && !composed.iter().any(|key| fields.contains_key(*key)) {
-                fields.entry("additionalProperties").or_insert(Value::Bool(false));
-            }
         }
-        schema
+        closed(schema)
     }
 }
 

@@ -266,6 +266,14 @@ fn tokens_embeddings_and_lists() {
     let tokens = server.post("/tokenize", &json!({ "prompt": "AB", "add_special_tokens": false })).1;
     let back = server.post("/detokenize", &json!({ "tokens": tokens["tokens"] })).1;
     assert_eq!((back["prompt"].as_str(), tokens["max_model_len"].as_u64()), (Some("AB"), Some(4096)));
+    let (_, info) = server.get("/tokenizer_info");
+    let (eos, window) = (info["eos_token"].clone(), info["model_max_length"].as_u64());
+    let ids = |special: bool| {
+        let body = json!({ "prompt": eos, "add_special_tokens": special });
+        server.post("/tokenize", &body).1["tokens"].clone()
+    };
+    assert_eq!((ids(false), ids(true), window), (json!([256]), json!([256]), Some(4096)), "{info}");
+    assert_eq!((&info["bos_token"], &info["add_bos_token"]), (&Value::Null, &json!(false)));
     let of = |input: Value| server.post("/v1/embeddings", &json!({ "input": input })).1["data"].clone();
     let two = of(json!(["one text", "another"]));
     let vector = |value: &Value| {

@@ -110,6 +110,21 @@ fn an_answer_that_could_go_on_may_stop_with_any_token_that_stops() {
 }
 
 #[test]
+fn properties_are_not_invented_unless_the_schema_says_so() {
+    let t = toy();
+    let guides = Guides::new(&t).unwrap();
+    let of = |schema: &Value, text: &str| passes(&t, &mut *guides.json_schema(schema).unwrap(), text);
+    let listed = json!({ "properties": { "a": { "const": 1 } }, "required": ["a"], "type": "object" });
+    assert_eq!(of(&listed, r#"{"a": 1}"#), Some(true));
+    assert_eq!(of(&listed, r#"{"a": 1, "#), None);
+    let mut open = listed.clone();
+    open["additionalProperties"] = json!(true);
+    assert_eq!(of(&open, r#"{"a": 1, "b": 2}"#), Some(true));
+    let other = json!({ "properties": { "b": { "const": 2 } }, "required": ["b"], "type": "object" });
+    assert_eq!(of(&json!({ "allOf": [listed, other] }), r#"{"a": 1, "b": 2}"#), Some(true));
+}
+
+#[test]
 fn space_comes_to_an_end() {
     let t = toy();
     let guides = Guides::new(&t).unwrap();

@@ -29,8 +29,8 @@ use crate::{memory, models, open, out, profiles, pull, units};
   eunoe serve -m smollm2-135m
   eunoe serve -m smollm2-135m --memory 256MiB --kv 'a2sf @ 25%' --port 9000
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}'
-Paths: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /tokenize /detokenize /health /metrics /openapi.json
-/eunoe/sessions")]
+Paths: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /tokenize /detokenize /tokenizer_info /health
+/metrics /openapi.json /eunoe/sessions")]
 pub struct Args {
     #[command(flatten)]
     model: ModelOption,
