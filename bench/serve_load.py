@@ -69,10 +69,13 @@ class Mix:
             low, high = (middle, high) if below else (low, middle)
         return low
 
-    def request(self, rng):
-        """A path, a body, the plan, about how many tokens, and what is due: `answer` or `refusal`."""
+    def request(self, rng, chance=None):
+        """A path, a body, the plan, about how many tokens, and what is due: `answer` or `refusal`.
+
+        A low `chance` gives what no memory holds, then what only a plan that forgets does.
+        """
         plan = rng.choices(list(PLANS), [weight for weight, _ in PLANS.values()])[0]
-        tokens, due, chance = self._length(rng), "answer", rng.random()
+        tokens, due, chance = self._length(rng), "answer", rng.random() if chance is None else chance
         if plan == "em_llm":  # what waits outside is of this machine's memory too, beside all that may be near
             tokens = min(tokens, self.room / 3)
         if chance < self.args.beyond:  # more than all memory, or than the model reads
@@ -141,10 +144,12 @@ class Load:
 
     async def client(self, number):
         rng = random.Random(f"{self.args.seed} {number}")
+        # some of the rare kinds come in every run, and nobody hangs up on them
+        rare = [0.0, self.args.beyond * 0.9, self.args.beyond][number : number + 1]
         await asyncio.sleep(rng.random())
         while time.monotonic() < self.end and self.server.process.poll() is None:
-            request = self.mix.request(rng)
-            cut = rng.random() < self.args.cancelled
+            cut = rng.random() < self.args.cancelled and not rare
+            request = self.mix.request(rng, rare.pop() if rare else None)
             self.asked[number], pause = request["tokens"] * self.sizes["token"], 0
             try:
                 pause = await (self.hang_up(request, rng) if cut else self.stay(request))
