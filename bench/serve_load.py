@@ -16,6 +16,7 @@ import math
 import os
 import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -166,9 +167,9 @@ class Load:
         hard, after, answer = rng.random() < 0.5, rng.uniform(0, 1.2 * usual), Answer()
         task = asyncio.create_task(ask(self.server.port, request["path"], request["body"], answer, share, hard))
         done, _ = await asyncio.wait([task], timeout=after)
-        if done:
+        if done and share == 1:
             return self.take(request, task.result())
-        task.cancel()
+        task.cancel()  # half a request may have been given up by the server by now, as it should
         await asyncio.wait([task])
         where = "in the request" if share < 1 else "before the answer" if answer.status is None else "in the answer"
         self.cancelled[where] += 1
@@ -258,11 +259,11 @@ def at_rest(load, folder):
     """Nothing is left of any request, in memory or outside."""
     server, end = load.server, time.monotonic() + 15
     while True:
-        told = server.get("/eunoe/memory")
-        # what is kept on purpose for later requests is told apart from what requests hold
+        told, metrics = server.get("/eunoe/memory"), server.metrics()
         left = {key: told[key] for key in ("running", "waiting", "parked") if told[key]}
-        if told["live_bytes"] > told.get("cached_bytes", 0):
-            left["live_bytes"] = told["live_bytes"]
+        # what is kept for later texts that begin the same is not left behind
+        if metrics["eunoe:kv_bytes"] > metrics.get("eunoe:kv_bytes_cached", 0):
+            left["kv_bytes"] = metrics["eunoe:kv_bytes"]
         if not left or time.monotonic() > end:
             break
         time.sleep(0.2)
@@ -270,7 +271,6 @@ def at_rest(load, folder):
         load.fail(f"left behind: {left}")
     if files := os.listdir(folder):
         load.fail(f"files left outside: {files[:5]}")
-    metrics = server.metrics()
     if metrics["eunoe:kv_bytes_peak"] > load.sizes["memory"] or metrics["eunoe:kv_bytes_cap"] != load.sizes["memory"]:
         load.fail(f"peak {metrics['eunoe:kv_bytes_peak']:.0f} of {metrics['eunoe:kv_bytes_cap']:.0f} bytes")
     return metrics
@@ -280,6 +280,8 @@ def again(args, load, flags):
     """A sample of the answers, each asked of a server that does nothing else."""
     sample = random.Random(args.seed).sample(load.done, min(args.check, len(load.done)))
     figures = {"asked": len(sample), "same": 0, "by_tokens": 0}
+    if "--prefix-cache" in subprocess.run([args.eunoe, "serve", "--help"], stdout=subprocess.PIPE, text=True).stdout:
+        flags = [*flags, "--prefix-cache", "0"]  # alone means without what others read
     with EunoeServer(args.eunoe, args.model, args.memory, flags) as server:
         for request, first in sample:
             body = {k: v for k, v in request["body"].items() if k not in ("stream", "stream_options")}
@@ -300,13 +302,14 @@ def figures_of(load):
     streams = [answer for request, answer in done if request["body"].get("stream")]
     wrote = sum(answer.usage["completion_tokens"] for _, answer in done)
     read = sum(answer.usage["prompt_tokens"] for _, answer in done)
+    cached = sum((answer.usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0) for _, answer in done)
     plans = collections.Counter(request["plan"] for request, _ in done)
     asked = [row["asked_bytes"] / load.sizes["memory"] for row in load.timeline]
     return {
         "seconds": s, "answers": len(done), "statuses": {str(k): v for k, v in sorted(load.statuses.items())},
         "hung_up": dict(load.cancelled), "streamed": len(streams), "plans": dict(plans),
         "chats": sum("messages" in request["body"] for request, _ in done),
-        "requests_per_s": len(done) / s, "written_per_s": wrote / s, "read_per_s": read / s,
+        "requests_per_s": len(done) / s, "written_per_s": wrote / s, "read_per_s": read / s, "cached_of_read": cached / max(1, read),
         "first_token_s": spread([a.first() for a in streams if a.times]),
         "between_tokens_s": spread([gap for a in streams for gap in a.gaps()]),
         "whole_s": spread([a.seconds for _, a in done]),
@@ -337,6 +340,7 @@ def show(figures):
         ["answers", f"{figures['answers']} in {figures['seconds']:.0f} s, {figures['streamed']} of them streamed"],
         ["requests/s", f"{figures['requests_per_s']:.2f}"],
         ["tokens/s written, read", f"{figures['written_per_s']:.1f}, {figures['read_per_s']:.1f}"],
+        ["of the prompts' tokens, known from before", f"{figures['cached_of_read']:.0%}"],
         ["to the first token, p50 and p95", ", ".join(map(str, ms("first_token_s")))],
         ["between tokens, p50 and p95", ", ".join(map(str, ms("between_tokens_s")))],
         ["status", ", ".join(f"{k}: {v}" for k, v in figures["statuses"].items())],
@@ -372,6 +376,7 @@ def parse():
     share("--patience", 660, "seconds after which an answer is taken for lost")
     share("--slack-mib", 256, "MiB that the process may take beside what it had at the start and --memory")
     parser.add_argument("--threads", type=int, help="of the server (default: its own choice)")
+    parser.add_argument("--flag", action="append", default=[], metavar="FLAG", help="more for the server: --flag=--prefix-cache=0")
     parser.add_argument("--json", help="file to write")
     args = parser.parse_args()
     args.queue = args.queue or max(1, args.clients * 3 // 4)
@@ -381,7 +386,7 @@ def parse():
 def main():
     args = parse()
     threads = ["--threads", args.threads] if args.threads else []
-    flags = ["--running", args.running, "--queue", args.queue, *threads]
+    flags = ["--running", args.running, "--queue", args.queue, *threads, *args.flag]
     record = {"what": "serve-load", "arguments": vars(args) | {"books": None}, "machine": machine(), "load_at_start": os.getloadavg()[0]}
     record["versions"] = {"eunoe": program_version(args.eunoe)}
     texts = Texts(books.book_paths(args.books))

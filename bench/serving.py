@@ -47,7 +47,7 @@ def load(record):
         ["by plan", ", ".join(f"`{plan}` {count}" for plan, count in sorted(f["plans"].items()))],
         ["prompts", f"{f['prompt_tokens']['p50']} tokens at the median, {f['prompt_tokens']['most']} at most"],
         ["requests/s", f"{f['requests_per_s']:.2f}"],
-        ["tokens/s", f"{f['written_per_s']:.1f} written, {f['read_per_s']:.1f} read"],
+        ["tokens/s", f"{f['written_per_s']:.1f} written, {f['read_per_s']:.1f} read, {f['cached_of_read']:.0%} of these known from before"],
         ["to the first token (streams)", f"{ms(f['first_token_s'], 'p50')} ms at the median, {ms(f['first_token_s'], 'p95')} ms at the 95th percentile"],
         ["between tokens (streams)", f"{ms(f['between_tokens_s'], 'p50')} ms at the median, {ms(f['between_tokens_s'], 'p95')} ms at the 95th percentile"],
         ["statuses", counts(f["statuses"])],
