@@ -55,6 +55,7 @@ class ManySlots(LlamaServer):
         argv = [args.llama_server, "--model", args.model_path, "--ctx-size", context, "--port", self.port, "--host", "127.0.0.1"]
         argv += ["--parallel", args.clients, "--kv-unified", "--cont-batching", "--threads-http", args.clients + 4, *flags]
         argv += ["--threads", args.threads, "--threads-batch", args.threads, "--offline", "--no-ui", "--fit", "off"]
+        argv += ["--samplers", "temperature"]  # no other is asked for, and its usual ones sort at every token
         self.argv = [str(x) for x in argv]
 
 
