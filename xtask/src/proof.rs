@@ -6,13 +6,25 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// What `cargo xtask proof` takes.
-pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed flat policies evaluations \
+pub(crate) const USAGE: &str = "cargo xtask proof --books DIR [PART]...   parts: parity tokens quality recall laws long speed flat serve policies evaluations \
                          (default: all); DIR holds UTF-8 .txt books; EUNOE_PYTHON names a Python that has \
-                         bench/peers/requirements.txt installed (default: a virtual environment under target/)";
+                         bench/peers/requirements.txt installed (default: a virtual environment under target/); \
+                         LLAMA_SERVER names llama.cpp's server, which `serve` is measured beside";
 
 const MODELS: [&str; 4] = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"];
-const PARTS: [&str; 10] =
-    ["parity", "tokens", "quality", "recall", "laws", "long", "speed", "flat", "policies", "evaluations"];
+const PARTS: [&str; 11] = [
+    "parity",
+    "tokens",
+    "quality",
+    "recall",
+    "laws",
+    "long",
+    "speed",
+    "flat",
+    "serve",
+    "policies",
+    "evaluations",
+];
 /// The book that parts which need one read.
 const BOOK: &str = "leo-tolstoy_war-and-peace_louise-maude_aylmer-maude.txt";
 
@@ -126,6 +138,36 @@ impl Proof {
         call(script().arg("page").arg("--eunoe").arg(&eunoe).arg("--python").arg(&self.python))
     }
 
+    /// The server under load, beside llama.cpp's own, and killed while it talks; then the page of what has been measured.
+    fn serve(&self) -> Result<()> {
+        let files = ["load", "rival", "kill"].map(|what| self.measured(&format!("serve-{what}")));
+        let scripts = ["bench/serve_load.py", "bench/peers/llama_cpp_serve.py", "bench/serve_kill.py"];
+        let mut failed = Vec::new();
+        for (path, file) in scripts.into_iter().zip(&files) {
+            if path.contains("peers") && std::env::var_os("LLAMA_SERVER").is_none() {
+                println!(
+                    "not measured beside llama.cpp: LLAMA_SERVER names no server (bench/peers/README.md)"
+                );
+                continue;
+            }
+            let mut script = Command::new(&self.python);
+            script.arg(self.root.join(path)).arg("--books").arg(&self.books);
+            if path.contains("peers") {
+                script.arg("--models-dir").arg(&self.models);
+            } else {
+                script.arg("--model").arg(self.model(MODELS[0]));
+            }
+            // one that fails has written what it saw
+            let outcome = call(script.arg("--eunoe").arg(self.release("eunoe")).arg("--json").arg(file));
+            failed.extend(outcome.err());
+        }
+        self.page(
+            "serving",
+            Command::new(&self.python).arg(self.root.join("bench/serving.py")).args(&files),
+        )?;
+        failed.into_iter().next().map_or(Ok(()), Err)
+    }
+
     fn part(&self, part: &str) -> Result<()> {
         let eunoe = self.release("eunoe");
         let book = self.books.join(BOOK);
@@ -172,6 +214,8 @@ impl Proof {
                     .arg("--json")
                     .arg(self.measured("speed")),
             ),
+            // many clients, people who hang up, kill -9, and llama.cpp's server
+            "serve" => self.serve(),
             // quality, bytes, seconds and slopes of every policy
             "policies" => self.policies(),
             // what forgetting costs, and what the audit is worth
