@@ -37,7 +37,7 @@ fn an_answer_is_that_of_run_with_the_same_memory_record() {
 
 #[test]
 fn a_stream_says_the_same_piece_by_piece() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--prefix-cache", "0"]);
     let body =
         json!({ "prompt": prompt(30), "max_tokens": 30, "temperature": 0.9, "seed": 5, "logprobs": 2 });
     let whole = server.complete(&body);
