@@ -1,6 +1,6 @@
-"""Writes `docs/serving.md` from what `serve_load.py`, `llama_cpp_serve.py` and `serve_kill.py` measured.
+"""Writes `docs/serving.md` from what `serve_load.py`, `llama_cpp_serve.py`, `warm_prefix.py` and `serve_kill.py` measured.
 
-    python bench/serving.py serve-load.json serve-rival.json serve-kill.json > docs/serving.md
+    python bench/serving.py serve-load.json serve-rival.json serve-prefix.json serve-kill.json > docs/serving.md
 
 Nothing is typed in but the target. A file that is not there leaves its section out.
 """
@@ -17,6 +17,8 @@ from serve_client import table
 
 # Least ratio of requests/s to the best of llama.cpp's settings.
 TARGET = 1.5
+# Least ratio of times to the first token, of a text that is new to one that was read before.
+WARM = 5
 
 INTRO = """# Serving
 
@@ -121,13 +123,31 @@ same texts.
 {table(["", ""], rows)}"""
 
 
+def prefix(record):
+    a, rows = record["arguments"], record["rows"]
+    cells = [
+        [f"`{r['plan']}`", f"{r['cold_s']:.2f}", f"{r['warm_s']:.3f}", f"{r['ratio']:.1f}" + ("" if r["ratio"] >= WARM else " **missed**"), f"{r['least']:.1f}",
+         f"{r['cached_tokens']} of {r['prompt_tokens']}", mib(r["reused_bytes"]), "yes" if r["evicted"] else "no", "yes" if r["same"] else "**no**"]
+        for r in rows
+    ]  # fmt: skip
+    head = ["plan", "cold, s", "warm, s", "times shorter", "least", "tokens not read again", "KV bytes taken over", "evicts", "same text"]
+    return f"""## A text that was read before
+
+Time to the first token of the second question to a text of {a["tokens"]} tokens, beside a server that keeps nothing
+(`--prefix-cache 0`); medians of {a["repeat"]} texts a plan, one request at a time. Target: {WARM:g} times shorter. Under a plan that evicts
+nothing the pages of the first request are shared; what a plan has marked or evicted is kept every 512 tokens and copied.
+
+{table(head, cells)}"""
+
+
 def commands(records):
     lines = []
     for record in records:
         a, what = record["arguments"], record["what"]
-        path = {"serve-load": "bench/serve_load.py", "serve-rival": "bench/peers/llama_cpp_serve.py", "serve-kill": "bench/serve_kill.py"}[what]
+        path = {"serve-load": "bench/serve_load.py", "serve-rival": "bench/peers/llama_cpp_serve.py", "serve-kill": "bench/serve_kill.py",
+                "serve-prefix": "bench/warm_prefix.py"}[what]
         keys = {"serve-load": ["clients", "seconds", "memory", "check", "seed"], "serve-rival": ["clients", "rounds", "requests", "warm", "threads", "seed"],
-                "serve-kill": ["kills", "clients", "memory", "seed"]}[what]  # fmt: skip
+                "serve-kill": ["kills", "clients", "memory", "seed"], "serve-prefix": ["tokens", "answer", "repeat", "seed"]}[what]  # fmt: skip
         flags = " ".join(f"--{key} {a[key]:g}" if isinstance(a[key], float) else f"--{key} {a[key]}" for key in keys)
         server = " --llama-server build-llama/bin/llama-server" if what == "serve-rival" else ""
         lines.append(f"python {path} --eunoe target/release/eunoe{server} \\\n  {flags} --json {what}.json")
@@ -139,7 +159,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="what was measured")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in parser.parse_args().files if path.is_file()]
-    sections = {"serve-load": load, "serve-rival": rival, "serve-kill": kill}
+    sections = {"serve-load": load, "serve-rival": rival, "serve-prefix": prefix, "serve-kill": kill}
     records.sort(key=lambda record: list(sections).index(record["what"]))
     print("\n".join([INTRO, about(records), *(sections[record["what"]](record) for record in records), commands(records)]), end="")
 

@@ -140,8 +140,13 @@ impl Proof {
 
     /// The server under load, beside llama.cpp's own, and killed while it talks; then the page of what has been measured.
     fn serve(&self) -> Result<()> {
-        let files = ["load", "rival", "kill"].map(|what| self.measured(&format!("serve-{what}")));
-        let scripts = ["bench/serve_load.py", "bench/peers/llama_cpp_serve.py", "bench/serve_kill.py"];
+        let files = ["load", "rival", "prefix", "kill"].map(|what| self.measured(&format!("serve-{what}")));
+        let scripts = [
+            "bench/serve_load.py",
+            "bench/peers/llama_cpp_serve.py",
+            "bench/warm_prefix.py",
+            "bench/serve_kill.py",
+        ];
         let mut failed = Vec::new();
         for (path, file) in scripts.into_iter().zip(&files) {
             if path.contains("peers") && std::env::var_os("LLAMA_SERVER").is_none() {
