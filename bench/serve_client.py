@@ -25,18 +25,15 @@ from llama_server import free_port, stop, wait_for
 HOST = "127.0.0.1"
 # Of an event that is read at once: the record of a memory is the longest.
 LIMIT = 1 << 22
-UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 class Broken(Exception):
     """The connection ended before the answer did, or what came is no HTTP."""
 
 
-def parse_bytes(text):
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(KiB|MiB|GiB|)", text)
-    if not found:
-        raise ValueError(f"`{text}` is no number of bytes such as 96MiB")
-    return int(float(found[1]) * UNITS[found[2]])
+def stop_well():
+    """Asked to end, a script still stops its servers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class EunoeServer:

@@ -19,7 +19,7 @@ import time
 import urllib.error
 from pathlib import Path
 
-from serve_client import Answer, Broken, EunoeServer, Texts, ask, percentile, table, write_json
+from serve_client import Answer, Broken, EunoeServer, Texts, ask, percentile, stop_well, table, write_json
 import books
 from machine import machine, program_version
 
@@ -185,6 +185,7 @@ def parse():
 
 def main():
     args = parse()
+    stop_well()
     flags = (["--kv", args.kv] if args.kv else []) + (["--threads", args.threads] if args.threads else [])
     record = {"what": "serve-kill", "arguments": vars(args) | {"books": None}, "machine": machine(), "load_at_start": os.getloadavg()[0]}
     record["versions"] = {"eunoe": program_version(args.eunoe)}

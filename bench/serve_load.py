@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-from serve_client import Answer, Broken, EunoeServer, Texts, ask, parse_bytes, percentile, spread, table, write_json
+from serve_client import Answer, Broken, EunoeServer, Texts, ask, percentile, spread, stop_well, table, write_json
 import books
 from machine import machine, program_version
 
@@ -385,6 +385,7 @@ def parse():
 
 def main():
     args = parse()
+    stop_well()
     threads = ["--threads", args.threads] if args.threads else []
     flags = ["--running", args.running, "--queue", args.queue, *threads, *args.flag]
     record = {"what": "serve-load", "arguments": vars(args) | {"books": None}, "machine": machine(), "load_at_start": os.getloadavg()[0]}

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from serve_client import Broken, EunoeServer, Texts, ask, spread, table, write_json
+from serve_client import Broken, EunoeServer, Texts, ask, spread, stop_well, table, write_json
 import books
 from llama_server import LlamaServer
 from machine import machine, program_version
@@ -218,6 +218,7 @@ def token_bytes(args):
 
 def main():
     args = parse()
+    stop_well()
     args.token_bytes = token_bytes(args)
     shown = {key: value for key, value in vars(args).items() if key not in ("books", "models_dir", "model_path", "eunoe", "llama_server", "json")}
     record = {"what": "serve-rival", "arguments": shown, "machine": machine(), "load_at_start": os.getloadavg()[0]}
