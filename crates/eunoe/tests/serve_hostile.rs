@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-#[path = "common/server.rs"]
 mod server;
 #[path = "../../eunoe-engine/tests/toy/mod.rs"]
 mod toy;
