@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
-mod schema;
 mod server;
 #[path = "../../eunoe-engine/tests/toy/mod.rs"]
 mod toy;
 
 use serde_json::{Value, json};
-use server::Server;
+use server::{Server, schema};
 
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% for t in tools %}{{ t | tojson }}{% endfor %}";
 

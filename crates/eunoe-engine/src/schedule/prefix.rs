@@ -29,13 +29,15 @@ pub(super) struct Prefixes {
 struct Kept {
     tokens: Vec<u32>,
     session: Session,
+    /// Bytes beside those in the arena, and those in it.
+    bytes: [u64; 2],
 }
 
 impl Kept {
-    /// Bytes beside those in the arena.
-    fn own_bytes(&self) -> u64 {
-        let logits = std::mem::size_of_val(self.session.logits()) as u64;
-        own_bytes(&self.session) + logits
+    fn new(tokens: Vec<u32>, session: Session) -> Self {
+        let logits = std::mem::size_of_val(session.logits()) as u64;
+        let bytes = [own_bytes(&session) + logits, session.shared_bytes()];
+        Self { tokens, session, bytes }
     }
 }
 
@@ -62,7 +64,7 @@ impl Prefixes {
     /// Bytes of all that is kept or shared.
     pub(super) fn bytes(&self) -> u64 {
         let arena = self.arena.as_ref().map_or(0, |arena| arena.bytes());
-        arena + self.kept.iter().map(Kept::own_bytes).sum::<u64>()
+        arena + self.kept.iter().map(|kept| kept.bytes[0]).sum::<u64>()
     }
 
     /// The longest beginning of `text` that is remembered.
@@ -74,8 +76,7 @@ impl Prefixes {
             let is_whole = tokens == text.len() && kept.session.logits().is_empty();
             let tokens = if is_whole { 0 } else { tokens };
             let share = tokens as f64 / kept.tokens.len() as f64;
-            let shared_bytes = if kept.session.kv.is_plain() { kept.session.shared_bytes() } else { 0 };
-            Some(Found { tokens, shared_bytes: (shared_bytes as f64 * share) as u64, index })
+            Some(Found { tokens, shared_bytes: (kept.bytes[1] as f64 * share) as u64, index })
         };
         let found = self.kept.iter().enumerate().filter_map(of).max_by_key(|found| found.tokens);
         found.filter(|found| found.tokens >= LEAST)
@@ -127,7 +128,7 @@ impl Prefixes {
         }
         if let Ok(Some(fork)) = engine.fork(session) {
             self.kept.retain(|kept| !is_within(kept, tokens, &fork));
-            self.kept.push(Kept { tokens: tokens.to_vec(), session: fork });
+            self.kept.push(Kept::new(tokens.to_vec(), fork));
         }
     }
 
