@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::engine::{Engine, Session};
+use crate::ledger::Ledger;
 use crate::residual::Residual;
 use crate::store::{Head, Kv};
 use eunoe_core::Result;
@@ -76,25 +77,29 @@ impl Kv {
     fn become_fork(&mut self, other: &Self) -> Result<()> {
         for (layer, from) in self.layers.iter_mut().zip(&other.layers) {
             for (head, from) in layer.heads.iter_mut().zip(&from.heads) {
-                *head = from.fork()?;
+                *head = head.fork_of(from)?;
             }
         }
-        (self.ledger, self.dropped, self.met, self.next) =
-            (other.ledger, other.dropped, other.met, other.next);
+        self.ledger = Ledger { cap: self.ledger.cap, ..other.ledger };
+        (self.dropped, self.met, self.next) = (other.dropped, other.met, other.next);
         Ok(())
     }
 }
 
 impl Head {
-    fn fork(&self) -> Result<Self> {
-        let whole = |strip: &eunoe_kernels::strip::Strip| strip.fork(strip.capacity(), strip.len());
-        let residual = |r: &Residual| Ok(Residual { strip: whole(&r.strip)?, slots: r.slots });
+    /// What another holds, with as much room as there is here: a longer text may follow.
+    fn fork_of(&self, other: &Self) -> Result<Self> {
+        let residual = |(own, r): (&Residual, &Residual)| {
+            Ok(Residual { strip: r.strip.fork(own.strip.capacity(), r.strip.len())?, slots: r.slots })
+        };
         Ok(Self {
-            strip: whole(&self.strip)?,
-            residual: self.residual.as_ref().map(residual).transpose()?,
-            ring: self.ring.clone(),
-            side: self.side.clone(),
-            ..*self
+            strip: other.strip.fork(self.strip.capacity(), other.strip.len())?,
+            residual: self.residual.as_ref().zip(other.residual.as_ref()).map(residual).transpose()?,
+            ring: other.ring.clone(),
+            side: other.side.clone(),
+            // the end of a prompt may have lowered it
+            cap: if self.keep.is_some() { other.cap } else { self.cap },
+            ..*other
         })
     }
 }

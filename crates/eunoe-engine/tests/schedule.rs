@@ -273,6 +273,10 @@ fn what_was_read_before_is_not_read_again_and_the_tokens_are_the_same() {
                     let (text, asked) = (beginning.len(), prompts[0].len());
                     assert_eq!(cached, [0, text, asked - 1, asked + answer.len() - 1], "{plan_text}");
                 }
+                "full" => {
+                    // a window has slid: whole states serve, and a longer text has room after them
+                    assert_eq!(cached[3], prompts[0].len() + answer.len() - 1, "{plan_text}: {cached:?}");
+                }
                 _ if never => assert_eq!(cached, [0; 4], "{plan_text}"),
                 _ => assert!(cached[0] == 0 && cached[2] + 1 >= prompts[0].len(), "{plan_text}: {cached:?}"),
             }

@@ -28,10 +28,15 @@ pub(crate) struct Sessions {
     busy: Mutex<HashSet<String>>,
 }
 
-/// A session that is being answered; no other request has it meanwhile.
-pub(crate) struct Turn {
+/// A session that no other request has meanwhile.
+struct Held {
     sessions: Arc<Sessions>,
     name: String,
+}
+
+/// A session that is being answered.
+pub(crate) struct Turn {
+    held: Held,
     header: Header,
     plan: Plan,
     /// What is read of it, what is new included.
@@ -40,7 +45,7 @@ pub(crate) struct Turn {
     read: usize,
 }
 
-impl Drop for Turn {
+impl Drop for Held {
     fn drop(&mut self) {
         self.sessions.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
@@ -65,26 +70,19 @@ impl Sessions {
     ) -> Result<Turn, ApiError> {
         let engine = app.worker.engine()?;
         check_name(name)?;
-        if !self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into()) {
-            return Err(ApiError::session_busy(name));
-        }
-        let (sessions, name) = (Arc::clone(self), name.to_owned());
-        let found = self.store.header(&name);
+        let held = self.hold(name)?;
         let fresh = || -> Result<Header, Error> {
             let plan = plan.unwrap_or(&app.settings.plan);
             let length = engine.conversation(plan, app.settings.memory)?;
             Ok(Header::new(&self.model, plan, length, Conversation::default()))
         };
-        let header = found.and_then(|found| found.map_or_else(fresh, Ok)).inspect_err(|_| {
-            self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-        })?;
+        let header = self.store.header(name)?.map_or_else(fresh, Ok)?;
         let remembers = Plan::parse(&header.plan)?;
         let plan_differs = plan.is_some_and(|plan| plan.text != remembers.text);
-        let mut turn = Turn { sessions, name, header, plan: remembers, tokens: Vec::new(), read: 0 };
-        turn.header.check_model(&turn.name, &self.model).map_err(|e| named(&e))?;
+        let mut turn = Turn { held, header, plan: remembers, tokens: Vec::new(), read: 0 };
+        turn.header.check_model(name, &self.model).map_err(|e| named(&e))?;
         if plan_differs {
-            let why =
-                format!("session `{}` remembers by `{}`: leave the plan out", turn.name, turn.header.plan);
+            let why = format!("session `{name}` remembers by `{}`: leave the plan out", turn.header.plan);
             return Err(ApiError::param("memory.plan", why));
         }
         turn.plan =
@@ -122,13 +120,18 @@ impl Sessions {
     ///
     /// # Errors
     /// There is none, it is being answered, or the file cannot be written.
-    pub(crate) fn delete(&self, name: &str) -> Result<(), ApiError> {
-        if self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
-            return Err(ApiError::session_busy(name));
-        }
+    pub(crate) fn delete(self: &Arc<Self>, name: &str) -> Result<(), ApiError> {
+        let _held = self.hold(name)?;
         match self.store.delete(name)? {
             true => Ok(()),
             false => Err(missing(name)),
+        }
+    }
+
+    fn hold(self: &Arc<Self>, name: &str) -> Result<Held, ApiError> {
+        match self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into()) {
+            true => Ok(Held { sessions: Arc::clone(self), name: name.into() }),
+            false => Err(ApiError::session_busy(name)),
         }
     }
 
@@ -152,7 +155,7 @@ impl Turn {
         let room = longest.saturating_sub(read);
         let tokens = asked.unwrap_or_else(|| usual.min(room).max(1));
         if tokens > room {
-            return Err(ApiError::full(&self.name, read.saturating_add(tokens), longest));
+            return Err(ApiError::full(&self.held.name, read.saturating_add(tokens), longest));
         }
         (ask.request.max_tokens, ask.plan) = (tokens, self.plan.clone());
         ask.start = Some(self.start());
@@ -162,7 +165,7 @@ impl Turn {
     /// Where its task goes on.
     fn start(&self) -> Start {
         let (store, name, header) =
-            (Arc::clone(&self.sessions.store), self.name.clone(), self.header.clone());
+            (Arc::clone(&self.held.sessions.store), self.held.name.clone(), self.header.clone());
         let (plan, length) = (self.plan.clone(), self.header.length());
         let open = Box::new(move |engine: &Engine| store.restore(engine, &plan, &name, &header));
         Start { read: self.read, length, open }
@@ -176,9 +179,10 @@ impl Turn {
         self.header.tokens = std::mem::take(&mut self.tokens);
         let (text, tokens, finish_reason) = (whole.text.clone(), whole.tokens.clone(), whole.finish_reason);
         self.header.conversation.said(&Answer { text, tokens, finish_reason, log_probs: Vec::new() });
-        let saved = self.sessions.store.save(&self.name, &mut self.header, session);
+        let Held { sessions, name } = &self.held;
+        let saved = sessions.store.save(name, &mut self.header, session);
         let mut told =
-            json!({ "name": self.name, "saved": saved.is_ok(), "turns": self.header.turns, "tokens": read });
+            json!({ "name": name, "saved": saved.is_ok(), "turns": self.header.turns, "tokens": read });
         if let Err(e) = saved {
             told["note"] = format!("this turn is lost when the next one comes: {e}").into();
         }

@@ -121,8 +121,8 @@ impl<'e> Schedule<'e> {
     /// the sequences in memory leave no room for it. No other begins then before there is.
     pub fn set_aside(&mut self, bytes: u64) -> bool {
         self.wanted = bytes;
-        let fits =
-            bytes == 0 || self.frees(|s| s.bytes_after(AHEAD).saturating_add(bytes) <= s.limits.memory);
+        let all = self.limits.memory;
+        let fits = bytes == 0 || self.frees(|s| s.bytes_after(AHEAD).saturating_add(bytes), all);
         if fits {
             self.aside = bytes;
         }
@@ -148,13 +148,16 @@ impl<'e> Schedule<'e> {
         Standing { live_bytes, cached_bytes, running, parked, waiting, ..self.standing }
     }
 
-    /// Whether something fits, once what is kept of earlier sequences has made room for it.
-    fn frees(&mut self, fits: impl Fn(&Self) -> bool) -> bool {
+    /// Whether all bytes are within `most`, once what is kept of earlier sequences has made room, which it does only where that
+    /// is enough.
+    fn frees(&mut self, bytes: impl Fn(&Self) -> u64, most: u64) -> bool {
         loop {
-            if fits(self) {
+            let over = bytes(self).saturating_sub(most);
+            if over == 0 {
                 return true;
             }
-            if !self.prefixes.forget_oldest() {
+            let shared: u64 = self.here().map(|(_, a)| a.session.shared_bytes()).sum();
+            if over > self.prefixes.bytes_but(shared) || !self.prefixes.forget_oldest() {
                 return false;
             }
         }
@@ -215,7 +218,7 @@ impl<'e> Schedule<'e> {
                 continue;
             }
             let needed = self.active[index].session.kv.most_after(AHEAD);
-            let fits = self.frees(|s| s.bytes_after(AHEAD) + needed <= s.memory());
+            let fits = self.frees(|s| s.bytes_after(AHEAD) + needed, self.memory());
             if !fits && self.here().next().is_some() {
                 return;
             }
@@ -244,11 +247,14 @@ impl<'e> Schedule<'e> {
             }
             let needed = layout.bytes_after(task.prompt.len() + AHEAD);
             let find = |s: &Self| s.prefixes.find(key.as_ref(), &task.prompt);
-            let fits = self.frees(|s| {
+            if let Some(found) = find(self) {
+                self.prefixes.touch(found);
+            }
+            let after = |s: &Self| {
                 let shared = find(s).map_or(0, |found| found.shared_bytes);
-                let memory = s.limits.memory - s.wanted.min(s.limits.memory);
-                s.bytes_after(AHEAD) + needed.saturating_sub(shared) <= memory
-            });
+                s.bytes_after(AHEAD) + needed.saturating_sub(shared)
+            };
+            let fits = self.frees(after, self.limits.memory - self.wanted.min(self.limits.memory));
             if !fits && !self.active.is_empty() {
                 return self.waiting.push_front(task);
             }
@@ -315,7 +321,7 @@ impl<'e> Schedule<'e> {
             }
             let most = if a.is_reading() { share } else { 1 };
             let pick = (index, a.rows(most).0.len());
-            while !self.frees(|s| s.bytes_of(&picks, pick) <= s.memory()) && self.park_youngest(index) {}
+            while !self.frees(|s| s.bytes_of(&picks, pick), self.memory()) && self.park_youngest(index) {}
             if self.bytes_of(&picks, pick) <= self.memory() {
                 picks.push(pick);
             }

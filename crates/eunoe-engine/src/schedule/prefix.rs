@@ -67,6 +67,12 @@ impl Prefixes {
         arena + self.kept.iter().map(|kept| kept.bytes[0]).sum::<u64>()
     }
 
+    /// Bytes of all that would go if nothing were kept and sequences held `shared` bytes of the pages.
+    pub(super) fn bytes_but(&self, shared: u64) -> u64 {
+        let arena = self.arena.as_ref().map_or(0, |arena| arena.bytes());
+        self.bytes() - arena.min(shared)
+    }
+
     /// The longest beginning of `text` that is remembered.
     pub(super) fn find(&self, key: Option<&StateKey>, text: &[u32]) -> Option<Found> {
         let key = key?;
@@ -82,12 +88,15 @@ impl Prefixes {
         found.filter(|found| found.tokens >= LEAST)
     }
 
-    /// Begins a sequence with what was found; it is the newest then.
-    pub(super) fn begin(&mut self, found: Found, session: &mut Session) -> Result<()> {
+    /// Begins a sequence with what was found.
+    pub(super) fn begin(&self, found: Found, session: &mut Session) -> Result<()> {
+        take_over(session, &self.kept[found.index].session, found.tokens)
+    }
+
+    /// What was found is the newest now.
+    pub(super) fn touch(&mut self, found: Found) {
         let kept = self.kept.remove(found.index);
-        let outcome = take_over(session, &kept.session, found.tokens);
         self.kept.push(kept);
-        outcome
     }
 
     /// Puts the pages of a sequence that goes on where others can share them, and begins another with them.
