@@ -40,6 +40,11 @@ ms = lambda spread, p: f"{spread[p] * 1000:.0f}" if spread[p] is not None else "
 failures = lambda count: "none" if count == 0 else f"**{count}**"
 
 
+def on(record):
+    machine = record["machine"]
+    return f"Measured on {machine['cpu']}, {machine['cores']} cores, load at the start {record['load_at_start']:.1f}.\n"
+
+
 def load(record):
     a, f = record["arguments"], record["figures"]
     counts = lambda of: ", ".join(f"{what}: {count}" for what, count in of.items())
@@ -95,7 +100,7 @@ def rival(record):
 {a["clients"]} clients, {a["threads"]} threads, {a["rounds"]} turns of {a["requests"]} requests a side after {a["warm"]} to warm up, on `{a["model"]}` with f16 keys
 and values; all requests are streamed completions at temperature 0 whose answers may not end early. llama.cpp has a slot for
 each client over one unified KV memory of the same bytes, batches continuously, and keeps its prompt caches as it comes (up to
-8 GiB beside the KV memory). Load of the machine at the start: {record["load_at_start"]:.1f}.
+8 GiB beside the KV memory).
 
 {table(HEAD, rows)}
 {chr(10).join(verdicts)}
@@ -140,15 +145,23 @@ nothing the pages of the first request are shared; what a plan has marked or evi
 {table(head, cells)}"""
 
 
+def given(value):
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else value
+
+
 def commands(records):
     lines = []
     for record in records:
         a, what = record["arguments"], record["what"]
         path = {"serve-load": "bench/serve_load.py", "serve-rival": "bench/peers/llama_cpp_serve.py", "serve-kill": "bench/serve_kill.py",
                 "serve-prefix": "bench/warm_prefix.py"}[what]
-        keys = {"serve-load": ["clients", "seconds", "memory", "check", "seed"], "serve-rival": ["clients", "rounds", "requests", "warm", "threads", "seed"],
+        keys = {"serve-load": ["clients", "seconds", "memory", "check", "seed"], "serve-rival": ["variants", "clients", "rounds", "requests", "warm", "threads", "seed"],
                 "serve-kill": ["kills", "clients", "memory", "seed"], "serve-prefix": ["tokens", "answer", "repeat", "seed"]}[what]  # fmt: skip
-        flags = " ".join(f"--{key} {a[key]:g}" if isinstance(a[key], float) else f"--{key} {a[key]}" for key in keys)
+        flags = " ".join(f"--{key} {given(a[key])}" for key in keys)
+        if "rivals" in a:
+            flags += " --rivals " + " ".join(f"'{rival}'" for rival in a["rivals"])
         server = " --llama-server build-llama/bin/llama-server" if what == "serve-rival" else ""
         lines.append(f"python {path} --eunoe target/release/eunoe{server} \\\n  {flags} --json {what}.json")
     lines.append(f"python bench/serving.py {' '.join(r['what'] + '.json' for r in records)} > docs/serving.md")
@@ -161,7 +174,8 @@ def main():
     records = [json.loads(path.read_text(encoding="utf-8")) for path in parser.parse_args().files if path.is_file()]
     sections = {"serve-load": load, "serve-rival": rival, "serve-prefix": prefix, "serve-kill": kill}
     records.sort(key=lambda record: list(sections).index(record["what"]))
-    print("\n".join([INTRO, about(records), *(sections[record["what"]](record) for record in records), commands(records)]), end="")
+    pages = [f"{sections[record['what']](record)}\n{on(record)}" for record in records]
+    print("\n".join([INTRO, about(records), *pages, commands(records)]), end="")
 
 
 if __name__ == "__main__":

@@ -219,7 +219,8 @@ impl<'e> Schedule<'e> {
             }
             let needed = self.active[index].session.kv.most_after(AHEAD);
             let fits = self.frees(|s| s.bytes_after(AHEAD) + needed, self.memory());
-            if !fits && self.here().next().is_some() {
+            // what is leaving goes soon
+            if !fits && (self.here().next().is_some() || self.leaving.load(Ordering::Relaxed) > 0) {
                 return;
             }
             let a = &mut self.active[index];
