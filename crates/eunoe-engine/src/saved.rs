@@ -53,7 +53,7 @@ impl Session {
     /// [`Error::Unsupported`] where it cannot be saved.
     pub fn state(&self) -> Result<Vec<u8>> {
         if !self.is_saveable() {
-            return Err(Error::Unsupported(format!("saving a memory under `{}`", self.plan)));
+            return Err(unsaveable(&self.plan));
         }
         let needs_logits = self.kv.needs().column == Column::Surprisal;
         let heads = self.kv.layers.iter().flat_map(|layer| &layer.heads);
@@ -109,6 +109,15 @@ impl HeadState {
 pub(crate) type Records<'a> = &'a mut dyn FnMut(usize, usize) -> Result<Vec<u8>>;
 
 impl Engine {
+    /// # Errors
+    /// [`Error::Unsupported`] for a plan whose memory cannot be saved, since its policy itself remembers.
+    pub fn check_saveable(&self, plan: &Plan, length: Length) -> Result<()> {
+        match self.layout(plan, length)?.key() {
+            Some(_) => Ok(()),
+            None => Err(unsaveable(plan)),
+        }
+    }
+
     /// The sequence that `state` and its records are of. `parts` are the slots of each strip that were saved together, one range
     /// after the other; `records` gives those of a part and a layer.
     ///
@@ -194,6 +203,10 @@ fn append<'b>(strip: &mut Strip, count: usize, bytes: &'b [u8]) -> Result<&'b [u
     }
     strip.append(count).copy_from_slice(&bytes[..size]);
     Ok(&bytes[size..])
+}
+
+fn unsaveable(plan: &Plan) -> Error {
+    Error::Unsupported(format!("saving a memory under `{plan}`, whose policy itself remembers"))
 }
 
 fn broken(why: &str) -> Error {

@@ -74,6 +74,7 @@ impl Sessions {
         let fresh = || -> Result<Header, Error> {
             let plan = plan.unwrap_or(&app.settings.plan);
             let length = engine.conversation(plan, app.settings.memory)?;
+            engine.check_saveable(plan, length)?;
             Ok(Header::new(&self.model, plan, length, Conversation::default()))
         };
         let header = self.store.header(name)?.map_or_else(fresh, Ok)?;

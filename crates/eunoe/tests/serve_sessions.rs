@@ -100,6 +100,7 @@ fn what_cannot_go_on_is_refused_with_a_reason_and_nothing_is_lost() {
         refused(turn(&server, "a b", 3, &json!({})), 400, "letters, digits");
         refused(turn(&server, "a", 3, &json!({ "audit": true })), 400, "not audited");
         refused(turn(&server, "v", 3, &json!({ "plan": "recycled_attention" })), 400, "many of both");
+        refused(turn(&server, "v", 3, &json!({ "plan": "s2_attention" })), 400, "saving a memory under");
         refused(
             server.post("/v1/completions", &json!({ "prompt": "x", "memory": { "session": "a" } })),
             400,

@@ -3,14 +3,19 @@
 //! A turn is written as a whole or not at all. Everything carries a checksum; a file of another format, and a session of another
 //! model, are refused.
 
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use eunoe_core::{Error, Result};
 use eunoe_engine::{Conversation, Engine, Length, Session};
 use eunoe_kv::Plan;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageError,
+    TableDefinition, TableError, TransactionError, WriteTransaction,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -29,7 +34,8 @@ const RECORDS: TableDefinition<'_, (&str, u32, u32), &[u8]> = TableDefinition::n
 
 /// All sessions of one file.
 pub struct Store {
-    database: Database,
+    /// None while it is opened again.
+    database: RwLock<Option<Database>>,
     path: PathBuf,
 }
 
@@ -115,14 +121,12 @@ impl Store {
         let failed = |e: &dyn std::fmt::Display| {
             Error::Invalid(format!("cannot open the sessions in `{}`: {e}", path.display()))
         };
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE);
-        let database = builder.create(path).map_err(|e| match e {
-            redb::DatabaseError::DatabaseAlreadyOpen => failed(&"another process has it open"),
+        let database = database(path).map_err(|e| match e {
+            DatabaseError::DatabaseAlreadyOpen => failed(&"another process has it open"),
             e => failed(&e),
         })?;
-        let store = Self { database, path: path.to_owned() };
-        let write = store.database.begin_write().map_err(|e| failed(&e))?;
+        let store = Self { database: RwLock::new(Some(database)), path: path.to_owned() };
+        let write = store.write()?;
         {
             let mut about = write.open_table(ABOUT).map_err(|e| failed(&e))?;
             let format = about.get("format").map_err(|e| failed(&e))?.map(|format| format.value());
@@ -138,12 +142,38 @@ impl Store {
         Ok(store)
     }
 
+    /// A transaction that reads. A file that a full disk has stopped is opened again.
+    fn read(&self) -> Result<ReadTransaction> {
+        self.begin(|database| database.begin_read())
+    }
+
+    fn write(&self) -> Result<WriteTransaction> {
+        self.begin(|database| database.begin_write())
+    }
+
+    fn begin<T>(&self, of: impl Fn(&Database) -> std::result::Result<T, TransactionError>) -> Result<T> {
+        let again = |e: &TransactionError| {
+            matches!(e, TransactionError::Storage(StorageError::PreviousIo | StorageError::DatabaseClosed))
+        };
+        match self.database.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(&of) {
+            Some(Ok(begun)) => return Ok(begun),
+            Some(Err(e)) if !again(&e) => return Err(self.failed(&e)),
+            _ => {}
+        }
+        let mut open = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        drop(open.take());
+        let database = database(&self.path).map_err(|e| self.failed(&e))?;
+        let begun = of(&database).map_err(|e| self.failed(&e));
+        *open = Some(database);
+        begun
+    }
+
     /// All that is known of a session but its memory.
     ///
     /// # Errors
     /// It is damaged, or the file cannot be read.
     pub fn header(&self, name: &str) -> Result<Option<Header>> {
-        let read = self.database.begin_read().map_err(|e| self.failed(&e))?;
+        let read = self.read()?;
         let Some(headers) = opened(read.open_table(HEADERS)).map_err(|e| self.failed(&e))? else {
             return Ok(None);
         };
@@ -156,7 +186,7 @@ impl Store {
     /// # Errors
     /// The file cannot be read.
     pub fn list(&self) -> Result<Vec<(String, Result<Header>)>> {
-        let read = self.database.begin_read().map_err(|e| self.failed(&e))?;
+        let read = self.read()?;
         let Some(headers) = opened(read.open_table(HEADERS)).map_err(|e| self.failed(&e))? else {
             return Ok(Vec::new());
         };
@@ -174,7 +204,7 @@ impl Store {
     /// # Errors
     /// The file cannot be written.
     pub fn delete(&self, name: &str) -> Result<bool> {
-        let write = self.database.begin_write().map_err(|e| self.failed(&e))?;
+        let write = self.write()?;
         let was_there = {
             let mut headers = write.open_table(HEADERS).map_err(|e| self.failed(&e))?;
             let mut states = write.open_table(STATES).map_err(|e| self.failed(&e))?;
@@ -195,7 +225,7 @@ impl Store {
         let appends = session.keeps_records() && next.parts.len() < MOST_PARTS;
         let from = next.parts.last().filter(|_| appends).map_or(0, |part| part.slots.end);
         let state = session.state()?;
-        let write = self.database.begin_write().map_err(|e| self.failed(&e))?;
+        let write = self.write()?;
         if from == 0 {
             self.remove_records(&write, name)?;
             (next.parts, next.bytes) = (Vec::new(), 0);
@@ -234,7 +264,7 @@ impl Store {
         if header.parts.is_empty() {
             return engine.session(plan, header.length());
         }
-        let read = self.database.begin_read().map_err(|e| self.failed(&e))?;
+        let read = self.read()?;
         let states = read.open_table(STATES).map_err(|e| self.failed(&e))?;
         let records = read.open_table(RECORDS).map_err(|e| self.failed(&e))?;
         let state = states.get(name).map_err(|e| self.failed(&e))?;
@@ -270,14 +300,20 @@ impl Store {
     }
 
     fn failed(&self, e: &dyn std::fmt::Display) -> Error {
-        let path = self.path.display();
-        Error::Invalid(format!("cannot read or write the sessions in `{path}`: {e}; is the disk full?"))
+        Error::io(
+            &self.path,
+            io::Error::other(format!("the sessions cannot be read or written: {e}; is the disk full?")),
+        )
     }
 
     fn damaged(&self, name: &str, why: &str) -> Error {
         let path = self.path.display();
         Error::format(format!("session `{name}` in `{path}`"), 0, format!("{why}: delete it and begin anew"))
     }
+}
+
+fn database(path: &Path) -> std::result::Result<Database, DatabaseError> {
+    Database::builder().set_cache_size(CACHE).create(path)
 }
 
 /// A table that may not be there yet.
@@ -309,7 +345,7 @@ mod tests {
     }
 
     fn put(store: &Store, name: &str, bytes: &[u8]) {
-        let write = store.database.begin_write().expect("a file");
+        let write = store.write().expect("a file");
         write.open_table(HEADERS).expect("a table").insert(name, bytes).expect("room");
         write.commit().expect("room");
     }
@@ -340,7 +376,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store");
         let store = Store::open(&path).expect("a new file");
-        let write = store.database.begin_write().expect("a file");
+        let write = store.write().expect("a file");
         write.open_table(ABOUT).expect("a table").insert("format", FORMAT + 1).expect("room");
         write.commit().expect("room");
         drop(store);

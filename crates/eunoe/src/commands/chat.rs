@@ -120,6 +120,7 @@ fn begin<'a>(engine: &'a Engine, args: &Args) -> Result<Talk<'a>> {
     let (header, plan) = match found {
         None => {
             let (plan, length) = fresh()?;
+            engine.check_saveable(&plan, length)?;
             (Header::new(&model, &plan, length, Conversation::new(args.system.as_deref())), plan)
         }
         Some(header) => {
