@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::engine::Engine;
-use crate::generate::{Answer, FinishReason};
+use crate::generate::Answer;
 use crate::layout::Length;
 
 /// Beyond what anyone says; positions that are ranks set no end of their own.
@@ -59,9 +59,9 @@ impl Conversation {
     }
 
     /// An answer was made. Its last token is not in memory: a stop token is left to the template, which closes the turn
-    /// itself; any other is read with the next message.
-    pub fn said(&mut self, answer: &Answer) {
-        let last = answer.tokens.last().filter(|_| answer.finish_reason == FinishReason::Length);
+    /// itself; any other (the answer was cut, or its form was whole) is read with the next message.
+    pub fn said(&mut self, engine: &Engine, answer: &Answer) {
+        let last = answer.tokens.last().filter(|token| !engine.tokenizer.is_stop(**token));
         self.unread.extend(last);
         self.messages.push(Message::new(ASSISTANT, answer.text.as_str()));
     }

@@ -65,6 +65,11 @@ impl Session {
         heads.try_for_each(|head| head.strip.share(arena))
     }
 
+    /// Whether it holds pages of an arena, seen or not.
+    pub(crate) fn holds_shared(&self) -> bool {
+        self.kv.layers.iter().flat_map(|layer| &layer.heads).any(|head| head.strip.holds_shared())
+    }
+
     /// Bytes of its pages that are in an arena and unchanged.
     pub(crate) fn shared_bytes(&self) -> u64 {
         let heads = self.kv.layers.iter().flat_map(|layer| &layer.heads);

@@ -57,6 +57,11 @@ impl StateKey {
         self.plain.is_some() && self.plain == other.plain
     }
 
+    /// Whether a text of so many tokens is held without any eviction or mark.
+    pub(crate) fn holds(&self, tokens: usize) -> bool {
+        self.plain.is_some() && tokens <= self.least as usize
+    }
+
     /// Whether slots stay as they were written until the first eviction.
     pub(crate) fn is_plain(&self) -> bool {
         self.plain.is_some()

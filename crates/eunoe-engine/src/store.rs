@@ -220,6 +220,11 @@ impl Kv {
         self.needs.view.or(recall).filter(|_| self.layers[layer].policy_layer.is_some())
     }
 
+    /// Whether every strip has room for so many rows more, so that nothing is evicted or slides.
+    pub(crate) fn only_grows(&self, rows: usize) -> bool {
+        self.layers.iter().flat_map(|l| &l.heads).all(|head| head.strip.len() + rows <= head.cap as usize)
+    }
+
     /// Number of strips.
     pub(crate) fn strips(&self) -> usize {
         self.layers.iter().map(|layer| layer.heads.len()).sum()

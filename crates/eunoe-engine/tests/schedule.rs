@@ -335,3 +335,35 @@ fn what_is_kept_makes_room_for_what_is_asked() {
     assert!(standing.cached_bytes > 0 && standing.cached_bytes <= memory / 2, "{standing:?}");
     assert!(fates.lock().unwrap().iter().all(|fate| fate.tokens.is_some()));
 }
+
+#[test]
+fn what_is_kept_is_never_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    for toy in [LLAMA, GEMMA] {
+        let engine = toy.open(2, 64);
+        // exact arithmetic stores f32: twice the bytes of f16
+        let memory = 2 * eunoe_engine::full_bytes(engine.config(), 400);
+        let beginning = text(190);
+        for (plan_text, same, rest, tokens) in [
+            ("full", 20, 350, 20),
+            ("full", 170, 200, 20),
+            ("streaming_llm @ 380tok", 180, 400, 20),
+            ("streaming_llm @ 390tok", 180, 150, 100),
+        ] {
+            let other: Vec<u32> = (0..rest as u32).map(|i| (i * 7 + 3) % 90).collect();
+            let second = [&beginning[..same], &other].concat();
+            let fates = Fates::default();
+            let mut schedule = Schedule::new(&engine, limits(memory, folder.path()));
+            schedule.submit(task(&fates, plan_text, &beginning, 5, usize::MAX));
+            run(&mut schedule, memory);
+            // twice at a time: the second waits, or goes outside
+            for _ in 0..2 {
+                schedule.submit(task(&fates, plan_text, &second, tokens, usize::MAX));
+            }
+            run(&mut schedule, memory);
+            let want = alone(&engine, plan_text, &second, tokens);
+            let fates = fates.lock().unwrap();
+            assert!(fates[1..].iter().all(|fate| fate.tokens.as_ref() == Some(&want)), "{plan_text} {same}");
+        }
+    }
+}

@@ -241,14 +241,15 @@ mod sys {
                 return;
             }
             // SAFETY: as the caller promises.
-            unsafe { self.renew(start, len) };
+            let renewed = unsafe { self.renew(start, len) };
+            debug_assert!(renewed, "pages of a live mapping");
         }
 
-        /// Replaces pages by empty ones in their place.
+        /// Replaces pages by empty ones in their place; `false`, and nothing changes, where the system has no map left.
         ///
         /// # Safety
         /// As for `release`.
-        pub(super) unsafe fn renew(&self, start: usize, len: usize) {
+        pub(super) unsafe fn renew(&self, start: usize, len: usize) -> bool {
             debug_assert!(start + len <= self.len && len > 0);
             // SAFETY: inside the region, as the caller promises.
             let part = unsafe { self.base.add(start) }.as_ptr().cast();
@@ -257,9 +258,9 @@ mod sys {
             // SAFETY: whole pages of this mapping, which nobody else uses now.
             unsafe {
                 let renewed = libc::mmap(part, len, access, flags, -1, 0);
-                debug_assert!(renewed != libc::MAP_FAILED, "pages of a live mapping");
                 #[cfg(target_os = "linux")]
                 libc::madvise(part, len, libc::MADV_NOHUGEPAGE);
+                renewed != libc::MAP_FAILED
             }
         }
 
@@ -404,9 +405,10 @@ mod sys {
 
         /// # Safety
         /// As for `release`.
-        pub(super) unsafe fn renew(&self, start: usize, len: usize) {
+        pub(super) unsafe fn renew(&self, start: usize, len: usize) -> bool {
             // SAFETY: as the caller promises.
-            unsafe { self.release(start, len) }
+            unsafe { self.release(start, len) };
+            true
         }
 
         /// # Safety

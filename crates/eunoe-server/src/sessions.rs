@@ -79,7 +79,7 @@ impl Sessions {
         };
         let header = self.store.header(name)?.map_or_else(fresh, Ok)?;
         let remembers = Plan::parse(&header.plan)?;
-        let plan_differs = plan.is_some_and(|plan| plan.text != remembers.text);
+        let plan_differs = plan.is_some_and(|plan| plan.to_string() != remembers.to_string());
         let mut turn = Turn { held, header, plan: remembers, tokens: Vec::new(), read: 0 };
         turn.header.check_model(name, &self.model).map_err(|e| named(&e))?;
         if plan_differs {
@@ -173,13 +173,13 @@ impl Turn {
     }
 
     /// Writes the turn; gives what the answer tells of it.
-    pub(crate) fn save(mut self, whole: &Whole, session: &Leaving) -> Value {
+    pub(crate) fn save(mut self, engine: &Engine, whole: &Whole, session: &Leaving) -> Value {
         let read = session.kv.seen() as usize;
         self.tokens.extend(&whole.tokens);
         self.tokens.truncate(read);
         self.header.tokens = std::mem::take(&mut self.tokens);
         let (text, tokens, finish_reason) = (whole.text.clone(), whole.tokens.clone(), whole.finish_reason);
-        self.header.conversation.said(&Answer { text, tokens, finish_reason, log_probs: Vec::new() });
+        self.header.conversation.said(engine, &Answer { text, tokens, finish_reason, log_probs: Vec::new() });
         let Held { sessions, name } = &self.held;
         let saved = sessions.store.save(name, &mut self.header, session);
         let mut told =

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use eunoe_core::{Error, Result};
 use eunoe_engine::schedule::{Ended, Limits, Schedule, Standing, Task};
@@ -15,6 +16,9 @@ use eunoe_kv::Plan;
 use tokio::sync::oneshot;
 
 use crate::error::ApiError;
+
+/// Time after which the worker looks again, where nothing can go on.
+const MOMENT: Duration = Duration::from_millis(2);
 
 /// Opens the model; runs on the worker's thread.
 pub type Open = Box<dyn FnOnce() -> Result<Engine> + Send>;
@@ -155,6 +159,12 @@ impl Desk<'_> {
             }
             self.step();
             self.audit();
+            if self.schedule.rests() && self.audits.is_empty() {
+                // what all wait for takes a moment
+                if let Ok(job) = self.jobs.recv_timeout(MOMENT) {
+                    self.take(job);
+                }
+            }
         }
     }
 

@@ -106,7 +106,7 @@ impl<'a> Talk<'a> {
     /// # Errors
     /// The file cannot be written.
     pub fn said(&mut self, answer: &Answer) -> Result<()> {
-        self.conversation.said(answer);
+        self.conversation.said(self.engine, answer);
         let Some(kept) = &mut self.kept else { return Ok(()) };
         let tokens = &mut kept.header.tokens;
         tokens.extend(self.heard.1.iter().chain(&answer.tokens));

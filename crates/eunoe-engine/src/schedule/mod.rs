@@ -84,6 +84,7 @@ pub struct Schedule<'e> {
     prefixes: Prefixes,
     /// Bytes of answers whose tasks ended and that somebody still holds.
     leaving: Arc<AtomicU64>,
+    rests: bool,
     standing: Standing,
 }
 
@@ -100,6 +101,7 @@ impl<'e> Schedule<'e> {
             wanted: 0,
             prefixes,
             leaving: Arc::default(),
+            rests: false,
             standing: Standing::default(),
         }
     }
@@ -144,7 +146,8 @@ impl<'e> Schedule<'e> {
         let parked = self.active.iter().filter(|a| a.swapped.is_some()).count();
         let (running, waiting) = (self.active.len() - parked, self.waiting.len());
         let cached_bytes = self.prefixes.bytes();
-        let live_bytes = self.bytes_after(0) + self.aside - cached_bytes;
+        let here: u64 = self.here().map(|(_, a)| most_after(&a.session, 0)).sum();
+        let live_bytes = here + self.leaving.load(Ordering::Relaxed) + self.aside;
         Standing { live_bytes, cached_bytes, running, parked, waiting, ..self.standing }
     }
 
@@ -156,8 +159,9 @@ impl<'e> Schedule<'e> {
             if over == 0 {
                 return true;
             }
-            let shared: u64 = self.here().map(|(_, a)| a.session.shared_bytes()).sum();
-            if over > self.prefixes.bytes_but(shared) || !self.prefixes.forget_oldest() {
+            // at least what one of them shares stays
+            let shared = self.here().map(|(_, a)| a.session.shared_bytes()).max();
+            if over > self.prefixes.bytes_but(shared.unwrap_or(0)) || !self.prefixes.forget_oldest() {
                 return false;
             }
         }
@@ -173,12 +177,33 @@ impl<'e> Schedule<'e> {
         for a in self.active.iter_mut().filter(|a| a.swapped.is_none() && a.is_ready()) {
             self.standing.book(a.advance(self.engine, 0, &[]), a);
         }
-        let picks = self.pick();
+        let mut picks = self.pick();
+        if picks.is_empty() && self.free_the_last() {
+            picks = self.pick();
+        }
+        self.rests = picks.is_empty();
         if !picks.is_empty() {
             self.pass(&picks);
         }
         let ended: Vec<_> = self.active.extract_if(.., |a| a.is_done()).collect();
         ended.into_iter().map(|a| self.end(a)).collect()
+    }
+
+    /// One sequence alone in memory has room without pages of others, parts of which it may hold and not see: it begins again.
+    fn free_the_last(&mut self) -> bool {
+        if self.goes_soon() || self.here().count() != 1 {
+            return false;
+        }
+        let is_last = |a: &Active<'_>| a.swapped.is_none() && !a.is_done() && a.session.holds_shared();
+        let Some(index) = self.active.iter().position(is_last) else { return false };
+        while self.prefixes.forget_oldest() {}
+        self.active[index].restart(self.engine);
+        true
+    }
+
+    /// Whether the last step could do nothing: all wait for something that goes soon.
+    pub fn rests(&self) -> bool {
+        self.rests
     }
 
     /// What an ended task read stays for others.
@@ -192,8 +217,8 @@ impl<'e> Schedule<'e> {
 
     /// Bytes that the sequences and `more` leave for what is kept of earlier ones.
     fn room_beside(&self, more: u64) -> u64 {
-        let taken = self.bytes_after(0) - self.prefixes.bytes() + more;
-        self.memory().saturating_sub(taken)
+        let here: u64 = self.here().map(|(_, a)| most_after(&a.session, 0)).sum();
+        self.memory().saturating_sub(here + self.leaving.load(Ordering::Relaxed) + more)
     }
 
     /// The sequences in memory.
@@ -219,8 +244,7 @@ impl<'e> Schedule<'e> {
             }
             let needed = self.active[index].session.kv.most_after(AHEAD);
             let fits = self.frees(|s| s.bytes_after(AHEAD) + needed, self.memory());
-            // what is leaving goes soon
-            if !fits && (self.here().next().is_some() || self.leaving.load(Ordering::Relaxed) > 0) {
+            if !fits && (self.here().next().is_some() || self.goes_soon()) {
                 return;
             }
             let a = &mut self.active[index];
@@ -247,16 +271,18 @@ impl<'e> Schedule<'e> {
                 return self.waiting.push_front(task);
             }
             let needed = layout.bytes_after(task.prompt.len() + AHEAD);
+            // what evicts writes to shared pages, and has its own then
+            let is_plain = key.as_ref().is_some_and(|key| key.holds(task.prompt.len() + AHEAD));
             let find = |s: &Self| s.prefixes.find(key.as_ref(), &task.prompt);
             if let Some(found) = find(self) {
                 self.prefixes.touch(found);
             }
             let after = |s: &Self| {
-                let shared = find(s).map_or(0, |found| found.shared_bytes);
+                let shared = find(s).filter(|_| is_plain).map_or(0, |found| found.shared_bytes);
                 s.bytes_after(AHEAD) + needed.saturating_sub(shared)
             };
             let fits = self.frees(after, self.limits.memory - self.wanted.min(self.limits.memory));
-            if !fits && !self.active.is_empty() {
+            if !fits && (!self.active.is_empty() || self.goes_soon()) {
                 return self.waiting.push_front(task);
             }
             let found = find(self);
@@ -264,9 +290,14 @@ impl<'e> Schedule<'e> {
         }
     }
 
+    /// Whether something beside the sequences has bytes that it will give back.
+    fn goes_soon(&self) -> bool {
+        self.aside > 0 || self.leaving.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether a sequence is about to have read what a task begins with.
     fn comes_soon(&self, key: Option<&StateKey>, text: &[u32]) -> bool {
-        let Some(key) = key else { return false };
+        let Some(key) = key.filter(|key| key.is_plain() || self.limits.prefixes > 0) else { return false };
         let known = self.prefixes.find(Some(key), text).map_or(0, |found| found.tokens);
         self.here().filter(|(_, a)| a.is_reading() && a.task.is_cacheable()).any(|(_, a)| {
             let own = a.session.kv.key.as_ref();
@@ -416,9 +447,10 @@ impl Standing {
     }
 }
 
-/// KV bytes beside shared pages that a sequence can come to hold over `rows` more rows.
+/// KV bytes beside shared pages that a sequence can come to hold over `rows` more rows; eviction writes, and writing copies.
 fn most_after(session: &Session, rows: usize) -> u64 {
-    session.kv.most_after(rows).saturating_sub(session.shared_bytes())
+    let shared = if session.kv.only_grows(rows) { session.shared_bytes() } else { 0 };
+    session.kv.most_after(rows).saturating_sub(shared)
 }
 
 /// The layout of a task that fits if it is alone.

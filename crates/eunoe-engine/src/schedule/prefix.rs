@@ -69,8 +69,7 @@ impl Prefixes {
 
     /// Bytes of all that would go if nothing were kept and sequences held `shared` bytes of the pages.
     pub(super) fn bytes_but(&self, shared: u64) -> u64 {
-        let arena = self.arena.as_ref().map_or(0, |arena| arena.bytes());
-        self.bytes() - arena.min(shared)
+        self.bytes().saturating_sub(shared)
     }
 
     /// The longest beginning of `text` that is remembered.
@@ -122,6 +121,9 @@ impl Prefixes {
         // pages of its own move, all else is copied
         let copied =
             if is_plain && self.arena.is_some() { own_bytes(session) } else { session.kv.ledger().live };
+        if copied > most {
+            return;
+        }
         while !self.kept.is_empty()
             && (self.bytes() + copied > most || (self.kept.len() + 1) * strips > STRIPS)
         {

@@ -223,6 +223,11 @@ impl Strip {
         self.memory.share(self.bytes(), arena)
     }
 
+    /// Whether it holds pages of an arena, in use or not.
+    pub fn holds_shared(&self) -> bool {
+        self.memory.holds_shared()
+    }
+
     /// Bytes of whole pages that are in an arena and unchanged.
     pub fn shared_bytes(&self) -> usize {
         self.memory.shared_bytes()

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{page_bytes, sys};
 
-/// Where shared pages are. What nobody holds any more takes no memory.
+/// Most pages of an extent.
+const EXTENT_PAGES: usize = 16;
+
+/// Where shared pages are. An extent that nobody holds any more takes no memory.
 pub struct Arena {
     file: File,
     /// Where the next pages go; no place is used twice.
@@ -31,16 +34,22 @@ impl Arena {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Takes a copy of whole pages.
-    pub(super) fn put(self: &Arc<Self>, pages: &[u8]) -> io::Result<Arc<Extent>> {
+    /// Takes a copy of whole pages: extents one behind the other, each small, because who sees a part of one holds all of it.
+    pub(super) fn put(self: &Arc<Self>, pages: &[u8]) -> io::Result<Vec<Arc<Extent>>> {
         debug_assert!(pages.len().is_multiple_of(page_bytes()) && !pages.is_empty());
-        let len = pages.len() as u64;
-        let at = self.next.fetch_add(len, Ordering::Relaxed);
-        self.held.fetch_add(len, Ordering::Relaxed);
+        let mut at = self.next.fetch_add(pages.len() as u64, Ordering::Relaxed);
+        self.held.fetch_add(pages.len() as u64, Ordering::Relaxed);
         // made first: what was written in part is given back where the rest has no room
-        let extent = Extent { arena: Arc::clone(self), at, len };
-        sys::write_at(&self.file, pages, at)?;
-        Ok(Arc::new(extent))
+        let extents: Vec<Arc<Extent>> = pages
+            .chunks(EXTENT_PAGES * page_bytes())
+            .map(|pages| {
+                let extent = Extent { arena: Arc::clone(self), at, len: pages.len() as u64 };
+                at += extent.len;
+                Arc::new(extent)
+            })
+            .collect();
+        sys::write_at(&self.file, pages, extents[0].at)?;
+        Ok(extents)
     }
 }
 
@@ -55,6 +64,16 @@ impl Extent {
     /// The file and where in it the pages begin.
     pub(super) fn place(&self) -> (&File, u64) {
         (&self.arena.file, self.at)
+    }
+
+    /// Bytes of its pages.
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether another lies behind it, so that one map serves both.
+    pub(super) fn is_before(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.arena, &other.arena) && self.at + self.len == other.at
     }
 
     /// Whether it lies in this arena.

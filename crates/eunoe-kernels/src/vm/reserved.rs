@@ -8,6 +8,9 @@ use eunoe_core::Result;
 use super::arena::{Arena, Extent};
 use super::{page_bytes, refused, sys};
 
+/// Most maps for the shared pages of one reservation.
+const MOST_PIECES: usize = 8;
+
 /// Reserved address space. It reads as zeros until written; what was released reads as zeros again.
 pub struct Reserved {
     region: sys::Region,
@@ -41,7 +44,9 @@ impl Reserved {
     #[inline]
     pub fn bytes_mut(&mut self, from: usize, len: usize) -> &mut [u8] {
         self.touched = self.touched.max(len);
-        self.same = self.same.min(from);
+        if from < self.same {
+            self.unshare(from);
+        }
         &mut self.region.bytes_mut()[..len]
     }
 
@@ -63,19 +68,24 @@ impl Reserved {
     /// # Errors
     /// There is no memory for it; nothing changes then.
     pub fn share(&mut self, len: usize, arena: &Arc<Arena>) -> io::Result<()> {
-        let (start, end) = (self.shareable(arena), len / page_bytes() * page_bytes());
+        let end = len / page_bytes() * page_bytes();
+        // every piece is a map, of which a process may have so many
+        let start = if self.pieces() < MOST_PIECES { self.shareable(arena) } else { 0 };
         if start >= end {
             return Ok(());
         }
-        let extent = arena.put(&self.region.bytes()[start..end])?;
-        let (file, at) = extent.place();
+        let extents = arena.put(&self.region.bytes()[start..end])?;
+        let (file, at) = extents[0].place();
         // SAFETY: whole pages of our own region; they hold the same bytes afterwards.
         unsafe { self.region.map(start, end - start, file, at) }?;
         let rest = self.region.bytes()[end..len].to_vec();
         self.unmap(end); // a page of old extents behind: its bytes were just taken
         self.region.bytes_mut()[end..len].copy_from_slice(&rest);
         self.keep(start);
-        self.shared.push((extent, end - start));
+        self.shared.extend(extents.into_iter().map(|extent| {
+            let len = extent.len();
+            (extent, len)
+        }));
         self.same = end;
         Ok(())
     }
@@ -102,6 +112,11 @@ impl Reserved {
         Ok(fork)
     }
 
+    /// Whether it holds pages of an arena, in use or not.
+    pub fn holds_shared(&self) -> bool {
+        !self.shared.is_empty()
+    }
+
     /// Bytes of whole pages that are in an arena and unchanged.
     pub fn shared_bytes(&self) -> usize {
         self.same / page_bytes() * page_bytes()
@@ -118,6 +133,24 @@ impl Reserved {
         mapped.min(self.shared_bytes())
     }
 
+    /// What is written from byte `from` on is ours alone: its pages are let go of.
+    fn unshare(&mut self, from: usize) {
+        let start = from / page_bytes() * page_bytes();
+        let mapped = self.mapped();
+        if start < mapped {
+            let kept = self.region.bytes()[start..mapped].to_vec();
+            self.unmap(start);
+            self.region.bytes_mut()[start..mapped].copy_from_slice(&kept);
+        }
+        self.same = self.same.min(start);
+    }
+
+    /// Maps that the shared pages take.
+    fn pieces(&self) -> usize {
+        let breaks = self.shared.windows(2).filter(|two| !two[0].0.is_before(&two[1].0)).count();
+        breaks + usize::from(!self.shared.is_empty())
+    }
+
     /// Bytes that are mapped from arenas.
     fn mapped(&self) -> usize {
         self.shared.iter().map(|(_, len)| len).sum()
@@ -128,8 +161,11 @@ impl Reserved {
         let mapped = self.mapped();
         if start < mapped {
             // SAFETY: whole pages of our own region, and `&mut self` is the only access to it.
-            unsafe { self.region.renew(start, mapped - start) };
-            self.keep(start);
+            match unsafe { self.region.renew(start, mapped - start) } {
+                true => self.keep(start),
+                // no map left: the copies that writing makes are as good
+                false => self.region.bytes_mut()[start..mapped].fill(0),
+            }
         }
     }
 

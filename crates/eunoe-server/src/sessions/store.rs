@@ -161,6 +161,10 @@ impl Store {
             _ => {}
         }
         let mut open = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // somebody else may have done it meanwhile
+        if let Some(Ok(begun)) = open.as_ref().map(&of) {
+            return Ok(begun);
+        }
         drop(open.take());
         let database = database(&self.path).map_err(|e| self.failed(&e))?;
         let begun = of(&database).map_err(|e| self.failed(&e));

@@ -125,7 +125,9 @@ fn begin<'a>(engine: &'a Engine, args: &Args) -> Result<Talk<'a>> {
         }
         Some(header) => {
             header.check_model(&args.name, &model)?;
-            if let Some(asked) = asked.filter(|asked| asked.text != header.plan) {
+            if let Some(asked) = asked.filter(|asked| {
+                Plan::parse(&header.plan).map_or(true, |plan| plan.to_string() != asked.to_string())
+            }) {
                 bail!(
                     "session `{}` remembers by `{}`, not by `{}`: leave --kv out",
                     args.name,
