@@ -411,8 +411,6 @@ mod sys {
             true
         }
 
-        /// # Safety
-        /// None: it never does.
         pub(super) unsafe fn map(
             &self,
             _start: usize,
