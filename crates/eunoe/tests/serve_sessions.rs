@@ -62,6 +62,7 @@ fn a_session_goes_on_after_a_kill_with_the_same_tokens() {
         assert_eq!(told(turn(&server, "a", 60, &first)), want[0], "{plan}");
         for (words, want) in [(7, &want[1]), (30, &want[2])] {
             server.child.kill().unwrap();
+            server.child.wait().unwrap(); // it has the file until it is gone
             server = serve(&killed);
             let (status, session) = server.get("/eunoe/sessions/a");
             assert_eq!((status, &session["plan"]), (200, &json!(plan)), "{session}");
