@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use eunoe_core::Error;
 use eunoe_engine::schedule::{Leaving, News, Schedule, Start, Task};
-use eunoe_engine::{Bill, Engine, FinishReason, Guide, Length, Request, Session, TokenLogProb};
+use eunoe_engine::{Bill, FinishReason, Guide, Length, Request, Session, TokenLogProb};
 use eunoe_kv::Plan;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -274,12 +274,11 @@ impl Look {
 }
 
 /// What is done with a whole answer before it is told.
-#[derive(Default)]
 pub(crate) struct After {
     /// What forgetting cost is to be measured.
     pub(crate) look: Option<Look>,
     /// It is a turn of a session.
-    pub(crate) turn: Option<(Turn, Arc<Engine>)>,
+    pub(crate) turn: Option<Turn>,
 }
 
 impl After {
@@ -288,8 +287,8 @@ impl After {
         if let Some(look) = &self.look {
             memory["audit"] = look.at(&whole).await;
         }
-        if let (Some((turn, engine)), Some(session)) = (self.turn.take(), whole.session.take()) {
-            let saved = tokio::task::spawn_blocking(move || turn.save(&engine, &whole, &session)).await;
+        if let (Some(turn), Some(session)) = (self.turn.take(), whole.session.take()) {
+            let saved = tokio::task::spawn_blocking(move || turn.save(&whole, &session)).await;
             memory["session"] = saved.unwrap_or_else(|_| json!({ "saved": false }));
         }
     }

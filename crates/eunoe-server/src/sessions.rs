@@ -17,9 +17,6 @@ use crate::ask::{Ask, Whole};
 use crate::error::ApiError;
 pub use store::{Header, Store};
 
-/// Most bytes of a name.
-const LONGEST_NAME: usize = 64;
-
 /// The file of sessions, and those that are being answered.
 pub(crate) struct Sessions {
     store: Arc<Store>,
@@ -36,6 +33,7 @@ struct Held {
 
 /// A session that is being answered.
 pub(crate) struct Turn {
+    engine: Arc<Engine>,
     held: Held,
     header: Header,
     plan: Plan,
@@ -69,7 +67,7 @@ impl Sessions {
         (messages, tools): (Vec<Message>, &[Value]),
     ) -> Result<Turn, ApiError> {
         let engine = app.worker.engine()?;
-        check_name(name)?;
+        Store::check_name(name).map_err(|e| named(&e))?;
         let held = self.hold(name)?;
         let fresh = || -> Result<Header, Error> {
             let plan = plan.unwrap_or(&app.settings.plan);
@@ -80,7 +78,8 @@ impl Sessions {
         let header = self.store.header(name)?.map_or_else(fresh, Ok)?;
         let remembers = Plan::parse(&header.plan)?;
         let plan_differs = plan.is_some_and(|plan| plan.to_string() != remembers.to_string());
-        let mut turn = Turn { held, header, plan: remembers, tokens: Vec::new(), read: 0 };
+        let mut turn =
+            Turn { engine: Arc::clone(engine), held, header, plan: remembers, tokens: Vec::new(), read: 0 };
         turn.header.check_model(name, &self.model).map_err(|e| named(&e))?;
         if plan_differs {
             let why = format!("session `{name}` remembers by `{}`: leave the plan out", turn.header.plan);
@@ -173,13 +172,15 @@ impl Turn {
     }
 
     /// Writes the turn; gives what the answer tells of it.
-    pub(crate) fn save(mut self, engine: &Engine, whole: &Whole, session: &Leaving) -> Value {
+    pub(crate) fn save(mut self, whole: &Whole, session: &Leaving) -> Value {
         let read = session.kv.seen() as usize;
         self.tokens.extend(&whole.tokens);
         self.tokens.truncate(read);
         self.header.tokens = std::mem::take(&mut self.tokens);
         let (text, tokens, finish_reason) = (whole.text.clone(), whole.tokens.clone(), whole.finish_reason);
-        self.header.conversation.said(engine, &Answer { text, tokens, finish_reason, log_probs: Vec::new() });
+        self.header
+            .conversation
+            .said(&self.engine, &Answer { text, tokens, finish_reason, log_probs: Vec::new() });
         let Held { sessions, name } = &self.held;
         let saved = sessions.store.save(name, &mut self.header, session);
         let mut told =
@@ -188,17 +189,6 @@ impl Turn {
             told["note"] = format!("this turn is lost when the next one comes: {e}").into();
         }
         told
-    }
-}
-
-fn check_name(name: &str) -> Result<(), ApiError> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    match (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_plain) {
-        true => Ok(()),
-        false => {
-            let why = format!("a session's name has 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.`");
-            Err(ApiError::param("memory.session", why))
-        }
     }
 }
 

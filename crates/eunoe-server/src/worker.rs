@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -159,10 +159,12 @@ impl Desk<'_> {
             }
             self.step();
             self.audit();
-            if self.schedule.rests() && self.audits.is_empty() {
+            if self.schedule.rests() {
                 // what all wait for takes a moment
-                if let Ok(job) = self.jobs.recv_timeout(MOMENT) {
-                    self.take(job);
+                match self.jobs.recv_timeout(MOMENT) {
+                    Ok(job) => self.take(job),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => thread::sleep(MOMENT),
                 }
             }
         }

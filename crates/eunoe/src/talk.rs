@@ -33,8 +33,9 @@ impl Kept {
     /// A session of a file; `None` in place of what is known where it is new.
     ///
     /// # Errors
-    /// The file cannot be had, or the session is damaged.
+    /// A name that cannot be, a file that cannot be had, or a session that is damaged.
     pub fn open(file: &Path, name: &str) -> Result<(Store, Option<Header>)> {
+        Store::check_name(name)?;
         let store = Store::open(file)?;
         let header = store.header(name)?;
         Ok((store, header))

@@ -174,6 +174,7 @@ fn chat_goes_on_in_the_same_file() {
     assert!(said.contains("session `chat` goes on after 1 turns"), "{said}");
     assert!(talk("parts", "x\n", &["--kv", "h2o @ 64tok"]).1.contains("leave --kv out"));
     assert!(talk("parts", "x\n", &["--system", "s"]).1.contains("leave --system out"));
+    assert!(talk("parts", "x\n", &["--name", "a b"]).1.contains("letters, digits"));
     let server = serve(&bench.path("parts"));
     let (status, session) = server.get("/eunoe/sessions/chat");
     assert_eq!((status, &session["turns"], &session["usable"]), (200, &json!(2), &json!(true)), "{session}");

@@ -178,7 +178,7 @@ impl<'e> Schedule<'e> {
             self.standing.book(a.advance(self.engine, 0, &[]), a);
         }
         let mut picks = self.pick();
-        if picks.is_empty() && self.free_the_last() {
+        if picks.is_empty() && self.free_the_oldest() {
             picks = self.pick();
         }
         self.rests = picks.is_empty();
@@ -189,13 +189,13 @@ impl<'e> Schedule<'e> {
         ended.into_iter().map(|a| self.end(a)).collect()
     }
 
-    /// One sequence alone in memory has room without pages of others, parts of which it may hold and not see: it begins again.
-    fn free_the_last(&mut self) -> bool {
-        if self.goes_soon() || self.here().count() != 1 {
+    /// Where nobody has room, all others are outside already, and the oldest has it without pages of others, parts of which it
+    /// may hold and not see: it begins again.
+    fn free_the_oldest(&mut self) -> bool {
+        let is_oldest = |a: &Active<'_>| a.swapped.is_none() && !a.is_done() && a.session.holds_shared();
+        let Some(index) = self.active.iter().position(is_oldest).filter(|_| !self.goes_soon()) else {
             return false;
-        }
-        let is_last = |a: &Active<'_>| a.swapped.is_none() && !a.is_done() && a.session.holds_shared();
-        let Some(index) = self.active.iter().position(is_last) else { return false };
+        };
         while self.prefixes.forget_oldest() {}
         self.active[index].restart(self.engine);
         true

@@ -15,8 +15,8 @@ use crate::layout::StateKey;
 const LEAST: usize = 16;
 /// Tokens of a prompt after which what is marked or evicted is kept once more.
 pub(super) const STRIDE: usize = 512;
-/// Most strips of all that is kept: each takes a few of the maps that the system gives a process.
-const STRIPS: usize = 10_000;
+/// Most strips of all that is kept: each takes up to six of the maps, of which a process may have 65,530.
+const STRIPS: usize = 6_000;
 
 /// What is kept, the oldest first.
 pub(super) struct Prefixes {
@@ -29,6 +29,8 @@ pub(super) struct Prefixes {
 struct Kept {
     tokens: Vec<u32>,
     session: Session,
+    /// Whether its slots are all as they were written.
+    is_plain: bool,
     /// Bytes beside those in the arena, and those in it.
     bytes: [u64; 2],
 }
@@ -37,7 +39,12 @@ impl Kept {
     fn new(tokens: Vec<u32>, session: Session) -> Self {
         let logits = std::mem::size_of_val(session.logits()) as u64;
         let bytes = [own_bytes(&session) + logits, session.shared_bytes()];
-        Self { tokens, session, bytes }
+        Self { tokens, is_plain: session.kv.is_plain(), session, bytes }
+    }
+
+    /// Whether any part of it is what fewer tokens would leave under `key`.
+    fn serves_in_part(&self, key: &StateKey) -> bool {
+        self.is_plain && self.session.kv.key.as_ref().is_some_and(|own| own.is_like(key))
     }
 }
 
@@ -76,8 +83,7 @@ impl Prefixes {
     pub(super) fn find(&self, key: Option<&StateKey>, text: &[u32]) -> Option<Found> {
         let key = key?;
         let of = |(index, kept): (usize, &Kept)| {
-            let tokens =
-                key.reuse(kept.session.kv.key.as_ref()?, !kept.session.kv.is_plain(), &kept.tokens, text);
+            let tokens = key.reuse(kept.session.kv.key.as_ref()?, !kept.is_plain, &kept.tokens, text);
             let is_whole = tokens == text.len() && kept.session.logits().is_empty();
             let tokens = if is_whole { 0 } else { tokens };
             let share = tokens as f64 / kept.tokens.len() as f64;
@@ -113,7 +119,8 @@ impl Prefixes {
 
     /// Keeps what a sequence remembers of `tokens`, which are all that it read, within `room` bytes.
     pub(super) fn keep(&mut self, engine: &Engine, tokens: &[u32], session: &mut Session, room: u64) {
-        if self.most == 0 || tokens.len() < LEAST || session.kv.key.is_none() || self.has(tokens, session) {
+        let Some(key) = session.kv.key.clone() else { return };
+        if self.most == 0 || tokens.len() < LEAST || self.has(tokens, session, &key) {
             return;
         }
         let (is_plain, strips) = (session.kv.is_plain(), session.kv.strips());
@@ -138,20 +145,18 @@ impl Prefixes {
             return;
         }
         if let Ok(Some(fork)) = engine.fork(session) {
-            self.kept.retain(|kept| !is_within(kept, tokens, &fork));
+            let is_within = |kept: &Kept| kept.serves_in_part(&key) && tokens.starts_with(&kept.tokens);
+            self.kept.retain(|kept| !(is_plain && is_within(kept)));
             self.kept.push(Kept::new(tokens.to_vec(), fork));
         }
     }
 
     /// Whether as much is kept already; it is the newest then.
-    fn has(&mut self, tokens: &[u32], session: &Session) -> bool {
+    fn has(&mut self, tokens: &[u32], session: &Session, key: &StateKey) -> bool {
+        let is_plain = session.kv.is_plain();
         let same = |kept: &Kept| {
-            let whole = kept.tokens == tokens && kept.session.kv.key == session.kv.key;
-            let part = session.kv.is_plain()
-                && kept.session.kv.is_plain()
-                && kept.tokens.starts_with(tokens)
-                && is_alike(kept, session);
-            whole || part
+            let is_whole = kept.tokens == tokens && kept.session.kv.key.as_ref() == Some(key);
+            is_whole || (is_plain && kept.serves_in_part(key) && kept.tokens.starts_with(tokens))
         };
         let Some(index) = self.kept.iter().position(same) else { return false };
         let kept = self.kept.remove(index);
@@ -178,18 +183,4 @@ fn take_over(session: &mut Session, from: &Session, tokens: usize) -> Result<()>
     }?;
     session.kv.reused = session.kv.ledger.live;
     Ok(())
-}
-
-/// Whether the slots of both would be the same.
-fn is_alike(kept: &Kept, session: &Session) -> bool {
-    let (a, b) = (&kept.session.kv.key, &session.kv.key);
-    a.as_ref().zip(b.as_ref()).is_some_and(|(a, b)| a.is_like(b))
-}
-
-/// Whether all that is kept there is a part of a longer one.
-fn is_within(kept: &Kept, tokens: &[u32], session: &Session) -> bool {
-    kept.session.kv.is_plain()
-        && session.kv.is_plain()
-        && is_alike(kept, session)
-        && tokens.starts_with(&kept.tokens)
 }

@@ -9,7 +9,7 @@ use super::arena::{Arena, Extent};
 use super::{page_bytes, refused, sys};
 
 /// Most maps for the shared pages of one reservation.
-const MOST_PIECES: usize = 8;
+const MOST_PIECES: usize = 4;
 
 /// Reserved address space. It reads as zeros until written; what was released reads as zeros again.
 pub struct Reserved {

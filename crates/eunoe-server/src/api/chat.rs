@@ -130,7 +130,6 @@ pub(crate) async fn complete(State(app): State<Shared>, request: Request) -> Res
         has_calls: ask.form.has_calls(),
         open: (0..ask.count).map(|_| Open::default()).collect(),
     };
-    let turn = turn.map(|turn| (turn, Arc::clone(&engine)));
     let outs = submit(&app, ask)?;
     if common.stream == Some(true) {
         return Ok(sse(outs, of, After { look, turn }, chunks));

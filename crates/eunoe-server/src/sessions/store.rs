@@ -25,6 +25,8 @@ const FORMAT: u64 = 1;
 const CACHE: usize = 16 << 20;
 /// Parts after which a memory is written anew as one.
 const MOST_PARTS: usize = 16;
+/// Most bytes of a name.
+const LONGEST_NAME: usize = 64;
 
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 const HEADERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("headers");
@@ -170,6 +172,18 @@ impl Store {
         let begun = of(&database).map_err(|e| self.failed(&e));
         *open = Some(database);
         begun
+    }
+
+    /// # Errors
+    /// A name that a session cannot have.
+    pub fn check_name(name: &str) -> Result<()> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        match (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_plain) {
+            true => Ok(()),
+            false => Err(Error::Invalid(format!(
+                "`{name}` is no name of a session: 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.`"
+            ))),
+        }
     }
 
     /// All that is known of a session but its memory.
