@@ -3,6 +3,7 @@
 Standard library only, one thread and one connection a request: it runs beside the server on the same cores.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -20,11 +21,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "scripts"), str(ROOT / "bench/peers")]
+import books
+from machine import machine, program_version
 from llama_server import free_port, stop, wait_for
 
 HOST = "127.0.0.1"
 # Of an event that is read at once: the record of a memory is the longest.
 LIMIT = 1 << 22
+
+
+def parser_of(doc, memory):
+    """What every measurement of the server takes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    books.add_paths(parser, ("--books",))
+    parser.add_argument("--eunoe", required=True, help="our program")
+    parser.add_argument("--model", default="smollm2-135m", help="name or .gguf (default: %(default)s)")
+    parser.add_argument("--memory", default=memory, help="KV memory of the server (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", help="file to write")
+    return parser
+
+
+def record_of(what, args):
+    """What every result begins with: no path of this machine is in it."""
+    paths = ("books", "models_dir", "model_path", "eunoe", "llama_server", "json")
+    shown = {key: value for key, value in vars(args).items() if key not in paths}
+    shown["model"] = Path(args.model).stem if args.model.endswith(".gguf") else args.model
+    return {"what": what, "arguments": shown, "machine": machine(), "load_at_start": os.getloadavg()[0],
+            "versions": {"eunoe": program_version(args.eunoe)}}  # fmt: skip
 
 
 class Broken(Exception):

@@ -4,14 +4,13 @@
 
 Clients talk in named sessions, turn by turn, at temperature 0 or with seeds. The server gets SIGKILL at a random moment and
 starts again on the same file, --kills times. A turn counts as acknowledged once its answer has come with
-`memory.session.saved`; the server counts one for each request in `turns` of GET /eunoe/sessions/NAME. Exits with 1 unless after each start every session holds all of its acknowledged turns and at most the
-one beyond them that was under way, and unless all turns that are there, said again to a fresh server with an empty file, get
-the same texts. Python's standard library is enough.
+`memory.session.saved`; the server counts one for each request in `turns` of GET /eunoe/sessions/NAME. Exits with 1 unless
+after each start every session holds all of its acknowledged turns and at most the one beyond them that was under way, and
+unless all turns that are there, said again to a fresh server with an empty file, get the same texts. Python's standard
+library is enough.
 """
 
-import argparse
 import asyncio
-import os
 import random
 import sys
 import tempfile
@@ -19,9 +18,8 @@ import time
 import urllib.error
 from pathlib import Path
 
-from serve_client import Answer, Broken, EunoeServer, Texts, ask, percentile, stop_well, table, write_json
+from serve_client import Answer, Broken, EunoeServer, Texts, ask, parser_of, percentile, record_of, stop_well, table, write_json
 import books
-from machine import machine, program_version
 
 CHAT = "/v1/chat/completions"
 KEPT_FAILURES = 50
@@ -165,11 +163,7 @@ class Run:
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    books.add_paths(parser, ("--books",))
-    parser.add_argument("--eunoe", required=True, help="our program")
-    parser.add_argument("--model", default="smollm2-135m", help="name or .gguf (default: %(default)s)")
-    parser.add_argument("--memory", default="256MiB", help="KV memory of the server (default: %(default)s)")
+    parser = parser_of(__doc__, "256MiB")
     parser.add_argument("--kv", help="plan of all sessions (default: the server's own)")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--clients", type=int, default=8)
@@ -177,9 +171,7 @@ def parse():
     parser.add_argument("--turn", type=int, default=60, help="most tokens of a turn (default: 60)")
     parser.add_argument("--answer", type=int, default=24, help="most tokens of an answer (default: 24)")
     parser.add_argument("--turns", type=int, default=12, help="of a session; then another one begins (default: 12)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of the server (default: its own choice)")
-    parser.add_argument("--json", help="file to write")
     return parser.parse_args()
 
 
@@ -187,8 +179,7 @@ def main():
     args = parse()
     stop_well()
     flags = (["--kv", args.kv] if args.kv else []) + (["--threads", args.threads] if args.threads else [])
-    record = {"what": "serve-kill", "arguments": vars(args) | {"books": None}, "machine": machine(), "load_at_start": os.getloadavg()[0]}
-    record["versions"] = {"eunoe": program_version(args.eunoe)}
+    record = record_of("serve-kill", args)
     run, rng = Run(args, Texts(books.book_paths(args.books))), random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         store = lambda name: ["--sessions", Path(folder) / name]

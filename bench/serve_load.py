@@ -8,7 +8,6 @@ in memory or outside; and a random sample of the answers, asked again one at a t
 same text, finish reason, tokens and log probabilities. Python's standard library is enough.
 """
 
-import argparse
 import asyncio
 import collections
 import json
@@ -21,9 +20,8 @@ import sys
 import tempfile
 import time
 
-from serve_client import Answer, Broken, EunoeServer, Texts, ask, percentile, spread, stop_well, table, write_json
+from serve_client import Answer, Broken, EunoeServer, Texts, ask, parser_of, percentile, record_of, spread, stop_well, table, write_json
 import books
-from machine import machine, program_version
 
 # What a plan may hold of a text of t tokens, p of them read: `f` bytes a token of f16, `q` of q8, `s` of a score in each strip.
 PLANS = {
@@ -355,15 +353,10 @@ def show(figures):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    books.add_paths(parser, ("--books",))
+    parser = parser_of(__doc__, "96MiB")
     share = lambda name, default, what: parser.add_argument(name, type=float, default=default, help=f"{what} (default: {default})")
-    parser.add_argument("--eunoe", required=True, help="our program")
-    parser.add_argument("--model", default="smollm2-135m", help="name or .gguf (default: %(default)s)")
-    parser.add_argument("--memory", default="96MiB", help="KV memory of the server (default: %(default)s)")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", type=int, default=100, metavar="N", help="answers that are asked again (default: 100)")
     parser.add_argument("--answer", type=int, default=64, help="most tokens of an answer (default: 64)")
     parser.add_argument("--running", type=int, default=32, help="of the server (default: 32)")
@@ -377,7 +370,6 @@ def parse():
     share("--slack-mib", 256, "MiB that the process may take beside what it had at the start and --memory")
     parser.add_argument("--threads", type=int, help="of the server (default: its own choice)")
     parser.add_argument("--flag", action="append", default=[], metavar="FLAG", help="more for the server: --flag=--prefix-cache=0")
-    parser.add_argument("--json", help="file to write")
     args = parser.parse_args()
     args.queue = args.queue or max(1, args.clients * 3 // 4)
     return args
@@ -388,8 +380,7 @@ def main():
     stop_well()
     threads = ["--threads", args.threads] if args.threads else []
     flags = ["--running", args.running, "--queue", args.queue, *threads, *args.flag]
-    record = {"what": "serve-load", "arguments": vars(args) | {"books": None}, "machine": machine(), "load_at_start": os.getloadavg()[0]}
-    record["versions"] = {"eunoe": program_version(args.eunoe)}
+    record = record_of("serve-load", args)
     texts = Texts(books.book_paths(args.books))
     with tempfile.TemporaryDirectory() as folder, EunoeServer(args.eunoe, args.model, args.memory, flags, folder=folder) as server:
         texts.measure(server)

@@ -8,10 +8,8 @@ question; the second question to it is timed. Fails where a text of the two serv
 what a plan has kept, or nothing: which it is, the record's `reused_bytes` tell.
 """
 
-import argparse
 import asyncio
 import json
-import os
 import random
 import statistics
 import sys
@@ -19,10 +17,9 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from serve_client import EunoeServer, Texts, ask, write_json
+from serve_client import EunoeServer, Texts, ask, parser_of, record_of, write_json
 
 import books
-from machine import machine, program_version
 
 PLANS = ["full", "full | q8", "streaming_llm @ 512tok", "h2o @ 16MiB", "a2sf @ 16MiB", "snapkv @ 16MiB", "sirllm @ 16MiB", "duo_attention"]
 QUESTIONS = ["Who is spoken of here?", "Where does this take place?"]
@@ -61,20 +58,13 @@ async def measure(args, servers, texts):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    books.add_paths(parser, ("--books",))
-    parser.add_argument("--eunoe", required=True, help="our program")
-    parser.add_argument("--model", default="smollm2-135m", help="name or .gguf (default: %(default)s)")
-    parser.add_argument("--memory", default="1GiB", help="KV memory of each server (default: %(default)s)")
+    parser = parser_of(__doc__, "1GiB")
     parser.add_argument("--tokens", type=int, default=4096, help="of the text (default: 4096)")
     parser.add_argument("--answer", type=int, default=24, help="tokens of an answer (default: 24)")
     parser.add_argument("--repeat", type=int, default=3, help="texts a plan (default: 3)")
     parser.add_argument("--plans", nargs="+", default=PLANS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", help="file to write")
     args = parser.parse_args()
-    record = {"what": "serve-prefix", "arguments": vars(args) | {"books": None}, "machine": machine(), "load_at_start": os.getloadavg()[0]}
-    record["versions"] = {"eunoe": program_version(args.eunoe)}
+    record = record_of("serve-prefix", args)
     texts = Texts(books.book_paths(args.books))
     with tempfile.TemporaryDirectory() as folder, EunoeServer(args.eunoe, args.model, args.memory, folder=folder) as warm:
         with EunoeServer(args.eunoe, args.model, args.memory, ["--prefix-cache", "0"], folder=folder) as cold:

@@ -28,10 +28,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from serve_client import Broken, EunoeServer, Texts, ask, spread, stop_well, table, write_json
+from serve_client import Broken, EunoeServer, Texts, ask, record_of, spread, stop_well, table, write_json
 import books
 from llama_server import LlamaServer
-from machine import machine, program_version
 
 # (least, most) tokens of a prefix, of the rest of a prompt, of an answer
 VARIANTS = {"mixed": [(0, 0), (64, 1024), (16, 96)], "prefixes": [(1024, 2048), (32, 128), (16, 64)]}
@@ -198,10 +197,10 @@ def parse():
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=["fa off", "fa on"], metavar="SETTING",
                         help=f"settings of llama.cpp: {', '.join(RIVALS)} (default: the first two)")  # fmt: skip
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=160, help="of a turn (default: 160)")
-    parser.add_argument("--warm", type=int, default=32, help="requests before the first turn (default: 32)")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--requests", type=int, default=64, help="of a turn (default: 64)")
+    parser.add_argument("--warm", type=int, default=8, help="requests before the first turn (default: 8)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--least", type=float, help="fail below this ratio of requests/s")
@@ -220,9 +219,8 @@ def main():
     args = parse()
     stop_well()
     args.token_bytes = token_bytes(args)
-    shown = {key: value for key, value in vars(args).items() if key not in ("books", "models_dir", "model_path", "eunoe", "llama_server", "json")}
-    record = {"what": "serve-rival", "arguments": shown, "machine": machine(), "load_at_start": os.getloadavg()[0]}
-    record["versions"] = {"eunoe": program_version(args.eunoe), "llama.cpp": "llama-server as vendored by llama-cpp-python 0.3.36"}
+    record = record_of("serve-rival", args)
+    record["versions"]["llama.cpp"] = "llama-server as vendored by llama-cpp-python 0.3.36"
     record["variants"] = [variant_of(args, variant) for variant in args.variants]
     usage = resource.getrusage(resource.RUSAGE_SELF)
     record["client_cpu_s"] = usage.ru_utime + usage.ru_stime

@@ -140,31 +140,26 @@ impl Proof {
 
     /// The server under load, beside llama.cpp's own, and killed while it talks; then the page of what has been measured.
     fn serve(&self) -> Result<()> {
-        let files = ["load", "rival", "prefix", "kill"].map(|what| self.measured(&format!("serve-{what}")));
-        let scripts = [
-            "bench/serve_load.py",
-            "bench/peers/llama_cpp_serve.py",
-            "bench/warm_prefix.py",
-            "bench/serve_kill.py",
+        let parts = [
+            ("load", "bench/serve_load.py"),
+            ("rival", "bench/peers/llama_cpp_serve.py"),
+            ("prefix", "bench/warm_prefix.py"),
+            ("kill", "bench/serve_kill.py"),
         ];
+        let files = parts.map(|(what, _)| self.measured(&format!("serve-{what}")));
         let mut failed = Vec::new();
-        for (path, file) in scripts.into_iter().zip(&files) {
-            if path.contains("peers") && std::env::var_os("LLAMA_SERVER").is_none() {
+        for ((what, path), file) in parts.into_iter().zip(&files) {
+            if what == "rival" && std::env::var_os("LLAMA_SERVER").is_none() {
                 println!(
                     "not measured beside llama.cpp: LLAMA_SERVER names no server (bench/peers/README.md)"
                 );
                 continue;
             }
             let mut script = Command::new(&self.python);
-            script.arg(self.root.join(path)).arg("--books").arg(&self.books);
-            if path.contains("peers") {
-                script.arg("--models-dir").arg(&self.models);
-            } else {
-                script.arg("--model").arg(self.model(MODELS[0]));
-            }
+            script.env("EUNOE_MODELS", &self.models).env("EUNOE_BOOKS", &self.books);
+            script.arg(self.root.join(path)).arg("--eunoe").arg(self.release("eunoe"));
             // one that fails has written what it saw
-            let outcome = call(script.arg("--eunoe").arg(self.release("eunoe")).arg("--json").arg(file));
-            failed.extend(outcome.err());
+            failed.extend(call(script.arg("--json").arg(file)).err());
         }
         self.page(
             "serving",
