@@ -16,6 +16,8 @@ pub enum Shelf {
     Probe,
     /// What a model is asked to remember.
     Task,
+    /// How tokens of a trained model reach each other.
+    Mixer,
 }
 
 /// A method's entry in every list: `id` is file stem, plan name, docs anchor and benchmark row.

@@ -26,10 +26,12 @@ pub enum Error {
         /// The shape that came.
         got: String,
     },
-    /// A plan string cannot be read; `column` counts characters from 1.
-    #[error("plan `{plan}`, character {column}: {why}")]
+    /// A plan, or another phrase, cannot be read; `column` counts characters from 1.
+    #[error("{what} `{plan}`, character {column}: {why}")]
     Plan {
-        /// The whole plan string.
+        /// What the phrase is: `plan`, `mixer`.
+        what: &'static str,
+        /// The whole phrase.
         plan: String,
         /// The character at fault, from 1.
         column: usize,

@@ -1,12 +1,18 @@
 //! The nouns every crate of Eunoe shares: shapes, tensor and KV types, cards of methods, errors.
 
+mod args;
+mod budget;
 mod card;
 mod dtype;
 mod error;
+mod phrase;
 
+pub use args::{Args, Reading, Value, meant};
+pub use budget::Budget;
 pub use card::{Arg, Card, Kind, Shelf};
 pub use dtype::{Codec, Codecs, Dtype};
 pub use error::{Error, Result};
+pub use phrase::{Parser, Token};
 
 /// How the query heads that share a KV head become one: row by row, before rows are added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

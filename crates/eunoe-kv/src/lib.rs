@@ -5,8 +5,6 @@
 //! engine. A policy never touches tensors and never sees the engine.
 
 pub mod allocators;
-mod args;
-mod budget;
 pub mod caps;
 pub mod codecs;
 mod common;
@@ -21,8 +19,7 @@ mod sim;
 mod view;
 
 pub use allocators::AllocatorEntry;
-pub use args::{Args, Value};
-pub use budget::Budget;
+pub use eunoe_core::{Args, Budget, Value};
 pub use plan::Plan;
 pub use policies::PolicyEntry;
 pub use profile::Profile;

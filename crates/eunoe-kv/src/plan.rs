@@ -4,9 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use eunoe_core::{Card, Codecs, Error, Result};
+use eunoe_core::{Codecs, Error, Parser, Reading, Result, meant};
 
-use crate::args::{Reading, meant};
 use crate::{
     Allocate, AllocatorEntry, Args, Budget, Claim, Column, Needs, Place, Policy, PolicyEntry, Profile,
 };
@@ -51,7 +50,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Plan`] at the first character that cannot be meant, with the nearest that can.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut parser = Parser { text, tokens: tokens(text), at: 0 };
+        let mut parser = Parser::new("plan", text);
         let head = parser.name("a policy, e.g. `full`")?;
         let policy = find_policy(head.text).map_err(|why| parser.error(head.column, why))?;
         let mut plan = Self {
@@ -65,7 +64,7 @@ impl Plan {
             text: text.trim().into(),
             profile: None,
         };
-        parser.parts(&mut plan)?;
+        parts(&mut parser, &mut plan)?;
         let mut budget_column = head.column;
         if parser.take("@") {
             let number = parser.name("a budget, e.g. `64MiB`")?;
@@ -74,7 +73,7 @@ impl Plan {
             let budget = Budget::read(&format!("{}{unit}", number.text));
             plan.budget = Some(budget.map_err(|why| parser.error(number.column, why))?);
         }
-        parser.end(plan.budget.is_some())?;
+        end(&parser, plan.budget.is_some())?;
         plan.check(&parser, head.column, budget_column)?;
         Ok(plan)
     }
@@ -175,129 +174,35 @@ impl fmt::Display for Plan {
     }
 }
 
-/// A word or one of the signs `( ) , = | @`, with its first character's number from 1.
-#[derive(Clone, Copy, Debug)]
-struct Token<'a> {
-    text: &'a str,
-    column: usize,
-}
-
-const SIGNS: &str = "(),=|@";
-
-impl Token<'_> {
-    fn is_sign(&self) -> bool {
-        SIGNS.contains(self.text)
-    }
-}
-
-fn tokens(text: &str) -> Vec<Token<'_>> {
-    let mut tokens = Vec::new();
-    let mut start = None;
-    for (column, (at, c)) in (1..).zip(text.char_indices()) {
-        let ends = c.is_whitespace() || SIGNS.contains(c);
-        if let Some((from, column)) = start.filter(|_| ends) {
-            tokens.push(Token { text: &text[from..at], column });
-            start = None;
-        }
-        if SIGNS.contains(c) {
-            tokens.push(Token { text: &text[at..at + 1], column });
-        } else if !ends && start.is_none() {
-            start = Some((at, column));
-        }
-    }
-    tokens.extend(start.map(|(from, column)| Token { text: &text[from..], column }));
-    tokens
-}
-
-struct Parser<'a> {
-    text: &'a str,
-    tokens: Vec<Token<'a>>,
-    at: usize,
-}
-
-impl<'a> Parser<'a> {
-    fn error(&self, column: usize, why: impl fmt::Display) -> Error {
-        Error::Plan { plan: self.text.into(), column, why: why.to_string() }
-    }
-
-    /// The next token is not what it should be.
-    fn expected(&self, want: &str) -> Error {
-        match self.tokens.get(self.at) {
-            Some(token) => self.error(token.column, format!("expected {want}, got `{}`", token.text)),
-            None => self.error(self.text.chars().count() + 1, format!("expected {want}, got the end")),
-        }
-    }
-
-    fn take(&mut self, sign: &str) -> bool {
-        let found = self.tokens.get(self.at).is_some_and(|token| token.text == sign);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn word(&mut self) -> Option<Token<'a>> {
-        let token = self.tokens.get(self.at).copied().filter(|token| !token.is_sign())?;
-        self.at += 1;
-        Some(token)
-    }
-
-    fn name(&mut self, want: &str) -> Result<Token<'a>> {
-        self.word().ok_or_else(|| self.expected(want))
-    }
-
-    /// `(name=value, …)`, or nothing.
-    fn args(&mut self, card: &'static Card) -> Result<Args> {
-        let mut args = Args::new(card);
-        if !self.take("(") || self.take(")") {
-            return Ok(args);
-        }
-        loop {
-            let name = self.name("an argument `name=value`")?;
-            let index = args.find(name.text).map_err(|why| self.error(name.column, why))?;
-            if !self.take("=") {
-                return Err(self.expected(&format!("`=` after `{}`", name.text)));
+/// What stands after each `|`.
+fn parts(parser: &mut Parser<'_>, plan: &mut Plan) -> Result<()> {
+    let mut allocated = false;
+    while parser.take("|") {
+        let name = parser.name("an allocator or a codec")?;
+        let twice = |kind: &str| parser.error(name.column, format!("`{}`: a plan has one {kind}", name.text));
+        match find_part(name.text).map_err(|why| parser.error(name.column, why))? {
+            Part::Allocator(_) if allocated => return Err(twice("allocator")),
+            Part::Codec(_) if plan.codec.is_some() => return Err(twice("codec")),
+            Part::Allocator(entry) => {
+                allocated = true;
+                plan.allocator = entry;
+                plan.alloc_args = parser.args(&entry.card)?;
             }
-            let value = self.name(&format!("a value of `{}`", name.text))?;
-            args.set(index, value.text).map_err(|why| self.error(value.column, why))?;
-            if self.take(")") {
-                return Ok(args);
-            }
-            if !self.take(",") {
-                return Err(self.expected("`,` or `)`"));
+            Part::Codec(entry) => {
+                let args = parser.args(&entry.card)?;
+                plan.codec = Some(Codecs { k: entry.codec, v: codecs::of_values(entry, &args) });
+                plan.residual = codecs::residual(entry, &args);
             }
         }
     }
+    Ok(())
+}
 
-    /// What stands after each `|`.
-    fn parts(&mut self, plan: &mut Plan) -> Result<()> {
-        let mut allocated = false;
-        while self.take("|") {
-            let name = self.name("an allocator or a codec")?;
-            let twice =
-                |kind: &str| self.error(name.column, format!("`{}`: a plan has one {kind}", name.text));
-            match find_part(name.text).map_err(|why| self.error(name.column, why))? {
-                Part::Allocator(_) if allocated => return Err(twice("allocator")),
-                Part::Codec(_) if plan.codec.is_some() => return Err(twice("codec")),
-                Part::Allocator(entry) => {
-                    allocated = true;
-                    plan.allocator = entry;
-                    plan.alloc_args = self.args(&entry.card)?;
-                }
-                Part::Codec(entry) => {
-                    let args = self.args(&entry.card)?;
-                    plan.codec = Some(Codecs { k: entry.codec, v: codecs::of_values(entry, &args) });
-                    plan.residual = codecs::residual(entry, &args);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn end(&self, has_budget: bool) -> Result<()> {
-        match self.at < self.tokens.len() {
-            true if has_budget => Err(self.expected("the end after the budget, which stands last")),
-            true => Err(self.expected("`|`, `@` or the end")),
-            false => Ok(()),
-        }
+fn end(parser: &Parser<'_>, has_budget: bool) -> Result<()> {
+    match parser.is_done() {
+        true => Ok(()),
+        false if has_budget => Err(parser.expected("the end after the budget, which stands last")),
+        false => Err(parser.expected("`|`, `@` or the end")),
     }
 }
 

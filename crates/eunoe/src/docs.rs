@@ -47,6 +47,7 @@ pub fn shelf(shelf: Shelf) -> &'static str {
         Shelf::Codec => "codec",
         Shelf::Probe => "probe",
         Shelf::Task => "task",
+        Shelf::Mixer => "mixer",
     }
 }
 

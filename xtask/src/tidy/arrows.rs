@@ -3,7 +3,7 @@
 use super::tree::Tree;
 
 /// A crate's folder and the crates of ours that it may use, development dependencies included.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("crates/eunoe-core", &[]),
     ("crates/eunoe-kernels", &["eunoe-core"]),
     ("crates/eunoe-kv", &["eunoe-core"]),
@@ -11,6 +11,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("crates/eunoe-engine", &["eunoe-core", "eunoe-kernels", "eunoe-kv", "eunoe-model"]),
     ("crates/eunoe-tasks", &["eunoe-core"]),
     ("crates/eunoe-report", &["eunoe-core"]),
+    ("crates/eunoe-lab", &["eunoe-core", "eunoe-kernels", "eunoe-model", "eunoe-report"]),
     ("crates/eunoe-server", &["eunoe-core", "eunoe-kv", "eunoe-model", "eunoe-engine"]),
     (
         "crates/eunoe",

@@ -3,8 +3,12 @@
 use super::tree::Tree;
 
 /// Folders in which every file is one method.
-const SHELVES: [&str; 3] =
-    ["crates/eunoe-kv/src/policies/", "crates/eunoe-kv/src/allocators/", "crates/eunoe-tasks/src/shelf/"];
+const SHELVES: [&str; 4] = [
+    "crates/eunoe-kv/src/policies/",
+    "crates/eunoe-kv/src/allocators/",
+    "crates/eunoe-tasks/src/shelf/",
+    "crates/eunoe-lab/src/mixers/",
+];
 const HEADINGS: [&str; 6] = ["Paper:", "Equation:", "Shapes:", "Cost:", "Differs:", "Oracle:"];
 
 pub(crate) fn check(tree: &Tree) -> Vec<String> {

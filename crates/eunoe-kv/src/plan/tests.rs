@@ -1,7 +1,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use eunoe_core::{Codec, Kind};
+use eunoe_core::{Card, Codec, Kind};
 use proptest::prelude::*;
 use proptest::sample::select as one_of;
 use proptest::test_runner::TestRunner;
@@ -90,7 +90,7 @@ fn every_error_points_at_its_character_and_names_the_way_out() {
         ("streaming_llm(sinks=64, step=1) @ 65tok", 35, "66 asked, 65 available"),
         ("h2o(prefill=dense, keep=90) @ 80tok", 31, "a budget below `keep`"),
     ] {
-        let Err(Error::Plan { plan, column: at, why: got }) = Plan::parse(text) else {
+        let Err(Error::Plan { plan, column: at, why: got, .. }) = Plan::parse(text) else {
             panic!("`{text}` is not refused as a plan");
         };
         assert_eq!((plan.as_str(), at), (text, column), "{got}");

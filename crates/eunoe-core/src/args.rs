@@ -1,13 +1,11 @@
-//! The arguments of one method in a plan: only what its card declares, every value checked against its kind.
+//! The arguments of one method in a phrase: only what its card declares, every value checked against its kind.
 
 use std::fmt;
 
-use eunoe_core::{Card, Kind};
+use crate::{Budget, Card, Kind};
 
-use crate::Budget;
-
-/// What a piece of a plan says, or why it cannot be; [`crate::Plan`] adds where.
-pub(crate) type Reading<T> = Result<T, String>;
+/// What a piece of a phrase says, or why it cannot be; [`crate::Parser`] adds where.
+pub type Reading<T> = Result<T, String>;
 
 /// One argument's value.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,8 +90,11 @@ impl Args {
         self.card.args.iter().zip(&self.named).filter_map(|(arg, value)| Some((arg.name, (*value)?)))
     }
 
-    /// The index of an argument that may still be set; the error names the nearest.
-    pub(crate) fn find(&self, name: &str) -> Reading<usize> {
+    /// The index of an argument that may still be set.
+    ///
+    /// # Errors
+    /// The nearest name.
+    pub fn find(&self, name: &str) -> Reading<usize> {
         let id = self.card.id;
         let names: Vec<_> = self.card.args.iter().map(|a| a.name).collect();
         match names.iter().position(|n| *n == name) {
@@ -109,7 +110,10 @@ impl Args {
     }
 
     /// Sets what [`Args::find`] found.
-    pub(crate) fn set(&mut self, index: usize, text: &str) -> Reading<()> {
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn set(&mut self, index: usize, text: &str) -> Reading<()> {
         let arg = self.card.args[index];
         let value = Value::read(arg.kind, text).map_err(|why| format!("`{}`: {why}", arg.name))?;
         self.named[index] = Some(value);
@@ -191,7 +195,7 @@ impl fmt::Display for Args {
 }
 
 /// `; did you mean …` with the nearest of `names` by edit distance, or nothing without names.
-pub(crate) fn meant(got: &str, names: &[&str]) -> String {
+pub fn meant(got: &str, names: &[&str]) -> String {
     let got = got.to_lowercase();
     let nearest = names.iter().min_by_key(|n| strsim::damerau_levenshtein(&got, &n.to_lowercase()));
     nearest.map_or_else(String::new, |name| format!("; did you mean `{name}`?"))

@@ -25,7 +25,10 @@ const OTHERS: [&str; 2] = ["tok", "%"];
 
 impl Budget {
     /// Reads `64MiB`, `1.5GiB`, `1024tok`, `25%`; fractions of a byte are dropped.
-    pub(crate) fn read(text: &str) -> Reading<Self> {
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(text: &str) -> Reading<Self> {
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));

@@ -1,0 +1,57 @@
+//! `eunoe-lab eval`: the loss of a trained model on a text.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use candle_core::{DType, Device};
+use eunoe_lab::nets::{Decoder, Params};
+use eunoe_lab::streams::Bytes;
+use eunoe_lab::train;
+use serde::Serialize;
+
+use super::out;
+
+/// Measure a trained model's loss on a text
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder of a run
+    run: PathBuf,
+    /// Texts, taken as bytes
+    #[arg(long = "file", required = true)]
+    files: Vec<PathBuf>,
+    /// Tokens per window; by default those of training
+    #[arg(long)]
+    ctx: Option<usize>,
+    /// Windows at most
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    windows: usize,
+}
+
+#[derive(Serialize)]
+struct Loss {
+    nll: f64,
+    bits_per_token: f64,
+    ctx: usize,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A folder that is no run, a text shorter than a window.
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let path = args.run.join("last.safetensors");
+    let config = train::read_header(&path)?.config;
+    let mut params = Params::new(0, DType::F32, &Device::Cpu);
+    let model = Decoder::new(&config.model, &mut params)?;
+    train::load_params(&path, &params)?;
+    let ctx = args.ctx.unwrap_or(config.train.seq_len);
+    let text = Bytes::read(&args.files, ctx + 1)?;
+    let nll = train::evaluate(&model, &text, ctx, args.windows, &Device::Cpu)?;
+    let loss = Loss { nll, bits_per_token: nll / std::f64::consts::LN_2, ctx };
+    match json {
+        true => out::json(&loss),
+        false => {
+            out::line(&format!("{nll:.4} nats, {:.4} bits per byte in windows of {ctx}", loss.bits_per_token))
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! One file per command.
+
+pub(crate) mod eval;
+pub(crate) mod list;
+pub(crate) mod out;
+pub(crate) mod train;

@@ -1,0 +1,27 @@
+//! What the commands print.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line prints")]
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, Result};
+
+/// A line on standard output.
+///
+/// # Errors
+/// Standard output is closed.
+pub(crate) fn line(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("standard output failed")
+}
+
+/// One JSON document on standard output.
+///
+/// # Errors
+/// As [`line`].
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
+    line(&serde_json::to_string(value)?)
+}
+
+/// The one line of a failure.
+pub(crate) fn error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}

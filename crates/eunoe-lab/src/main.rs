@@ -1,0 +1,48 @@
+//! The command line of the lab.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Trains, proves and compares sequence mixers: what stands between the tokens of a language model
+#[derive(Debug, Parser)]
+#[command(
+    name = "eunoe-lab",
+    version,
+    after_help = "Examples:
+  eunoe-lab list methods                       the mixers, with what each does
+  eunoe-lab train run.toml --out runs/first    train a model; the same command goes on after a stop
+  eunoe-lab eval runs/first --file book.txt    its loss on a text"
+)]
+struct Cli {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    List(commands::list::Args),
+    Train(commands::train::Args),
+    Eval(commands::eval::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Command::List(args) => commands::list::run(args, cli.json),
+        Command::Train(args) => commands::train::run(args, cli.json),
+        Command::Eval(args) => commands::eval::run(args, cli.json),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            commands::out::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

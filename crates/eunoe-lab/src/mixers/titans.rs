@@ -1,0 +1,236 @@
+//! A memory that learns while it reads: a small network takes a gradient step on every token; attention sees the last few.
+//!
+//! * Paper:    Behrouz, 2024, arXiv 2501.00663, sections 3 (memory) and 4 (wirings)
+//! * Equation: `memory`: y = W_o(norm(M(x)) ⊙ σ(W_g x)); `mag`: y = W_o(norm(attend(x)) ⊙ σ(norm(M(x))));
+//!   `mal`: y = W_o attend(norm(M(x))); `mac`, in segments: y = norm(a) ⊙ σ(norm(M(a))), a = attend(\[P ‖ M₋(x) ‖ x\]) with M₋ the
+//!   memory at the segment's start, then W_o
+//! * Shapes:   x \[b, t, m\] → \[b, t, m\]; state: the memory's (see `NeuralMemory`), and window − 1 keys and values
+//! * Cost:     constant per token; constant state
+//! * Differs:  every row of `mac` sees recalled rows up to its own and reads the memory behind itself: as drawn in the
+//!   paper, both let a row see later tokens of its segment. Persistent tokens stand before attention alone: for the
+//!   memory, its learned first weights are the same thing. η is at most 0.9
+//! * Oracle:   the memory's loop over tokens in f64; attention as on this shelf
+
+use candle_core::{D, Tensor};
+use eunoe_core::{Arg, Card, Kind, Shelf};
+
+use super::{MixerEntry, Spec};
+use crate::nets::{self, Init, Linear, NeuralMemory, RmsNorm, Rope};
+use crate::ops::matmul;
+use crate::{Cost, Ctx, Mixer, Result, State, ops};
+
+const fn int(name: &'static str, (min, max): (u32, u32), default: &'static str, help: &'static str) -> Arg {
+    Arg { name, kind: Kind::Int { min, max }, default, help }
+}
+
+/// The mixer's entry.
+pub static ENTRY: MixerEntry = MixerEntry {
+    card: Card {
+        id: "titans",
+        shelf: Shelf::Mixer,
+        name: "Titans",
+        paper: "Behrouz 2024, arXiv 2501.00663",
+        idea: "a small network is trained on the tokens as they pass, and read beside a window",
+        args: &[
+            Arg {
+                name: "wiring",
+                kind: Kind::Choice(&["memory", "mac", "mag", "mal"]),
+                default: "mag",
+                help: "the memory alone, as context, as gate, as layer",
+            },
+            int("layers", (1, 2), "2", "layers of the memory"),
+            int("expand", (1, 8), "2", "width inside the memory, in heads"),
+            int("chunk", (1, 64), "16", "tokens whose gradients are taken at the same weights"),
+            int("window", (1, 1 << 16), "64", "tokens that attention sees; the segment of `mac`"),
+            int("persistent", (0, 64), "4", "learned tokens that attention always sees"),
+            Arg {
+                name: "step",
+                kind: Kind::Float { min: 0.0, max: 0.5 },
+                default: "0.1",
+                help: "the largest step of the memory's descent",
+            },
+        ],
+    },
+    make: |args, spec, init| {
+        let size = |name| args.int(name) as usize;
+        let (window, chunk) = (size("window"), size("chunk"));
+        let wiring = args.word("wiring");
+        if wiring == "mac" && !window.is_multiple_of(chunk) {
+            candle_core::bail!("a segment of {window} tokens is not made of chunks of {chunk}");
+        }
+        let shape = (size("layers"), size("expand"));
+        let step = f64::from(args.float("step"));
+        let memory = NeuralMemory::new(spec, shape, chunk, step, &mut init.at("memory"))?;
+        let attention = match wiring {
+            "memory" => None,
+            _ => Some(Near::new(spec, window, size("persistent"), &mut init.at("attention"))?),
+        };
+        Ok(Box::new(Titans::new(spec, wiring, memory, attention, init)?))
+    },
+};
+
+/// Attention to the last tokens and to learned ones.
+struct Near {
+    qkv: [Linear; 3],
+    /// Keys and values of the persistent tokens `[2, h, n, d]`; empty where there is none.
+    persistent: Option<Tensor>,
+    rope: Rope,
+    heads: usize,
+    window: usize,
+}
+
+impl Near {
+    fn new(spec: &Spec, window: usize, persistent: usize, init: &mut Init<'_>) -> Result<Self> {
+        let (m, d) = (spec.d_model, spec.head_dim());
+        if d % 2 == 1 {
+            candle_core::bail!("heads of {d} numbers cannot be rotated: `d_model` / `heads` must be even");
+        }
+        let shape = [2, spec.heads, persistent, d];
+        let persistent = (persistent > 0).then(|| init.normal("persistent", &shape, spec.std)).transpose()?;
+        let mut linear = |name| Linear::new(&mut init.at(name), m, m, spec.std);
+        let qkv = [linear("q")?, linear("k")?, linear("v")?];
+        Ok(Self { qkv, persistent, rope: Rope::new(spec.rope_base, d), heads: spec.heads, window })
+    }
+
+    /// Keys and values of rows `[b, t, m]` from position `pos` on.
+    fn stored(&self, x: &Tensor, pos: usize) -> Result<(Tensor, Tensor)> {
+        let [_, k, v] = &self.qkv;
+        let k = self.rope.run(&nets::split(&k.run(x)?, self.heads)?, pos)?;
+        Ok((k, nets::split(&v.run(x)?, self.heads)?))
+    }
+
+    /// What rows `[b, t, m]` see of keys and values where `mask` `[t, t_k]` is 1, and of the persistent ones.
+    fn attend(&self, x: &Tensor, pos: usize, (k, v): (&Tensor, &Tensor), mask: &Tensor) -> Result<Tensor> {
+        let q = self.rope.run(&nets::split(&self.qkv[0].run(x)?, self.heads)?, pos)?;
+        let (b, h, t, d) = q.dims4()?;
+        let (k, v, mask) = match &self.persistent {
+            None => (k.clone(), v.clone(), mask.clone()),
+            Some(p) => {
+                let n = p.dim(2)?;
+                let part = |i: usize| p.get(i)?.to_dtype(q.dtype())?.broadcast_as((b, h, n, d));
+                let seen = Tensor::ones((t, n), mask.dtype(), mask.device())?;
+                let k = Tensor::cat(&[&part(0)?, k], 2)?;
+                (k, Tensor::cat(&[&part(1)?, v], 2)?, Tensor::cat(&[&seen, mask], 1)?)
+            }
+        };
+        let scores = (matmul(&q, &k.t()?)? * (d as f64).powf(-0.5))?;
+        nets::join(&matmul(&ops::softmax(&ops::masked(&scores, &mask)?)?, &v)?)
+    }
+
+    /// Attention to the window.
+    fn run(&self, x: &Tensor, state: &mut State) -> Result<Tensor> {
+        let (k, v) = self.stored(x, state.pos)?;
+        let (k, v) = (state.append("k", &k, 2)?, state.append("v", &v, 2)?);
+        let mask = ops::causal(x.dim(1)?, k.dim(2)?, Some(self.window), x)?;
+        let y = self.attend(x, state.pos, (&k, &v), &mask)?;
+        state.keep_last("k", &k, 2, self.window - 1)?;
+        state.keep_last("v", &v, 2, self.window - 1)?;
+        state.pos += x.dim(1)?;
+        Ok(y)
+    }
+}
+
+/// See the module.
+pub struct Titans {
+    wiring: &'static str,
+    memory: NeuralMemory,
+    attention: Option<Near>,
+    gate: Option<Linear>,
+    norms: [RmsNorm; 2],
+    out: Linear,
+    spec: Spec,
+}
+
+impl Titans {
+    fn new(
+        spec: &Spec,
+        wiring: &'static str,
+        memory: NeuralMemory,
+        attention: Option<Near>,
+        init: &mut Init<'_>,
+    ) -> Result<Self> {
+        let m = spec.d_model;
+        let gate =
+            (wiring == "memory").then(|| Linear::new(&mut init.at("gate"), m, m, spec.std)).transpose()?;
+        let norms = [RmsNorm::new(&mut init.at("norm"), m, spec.norm_eps)?, RmsNorm::plain(spec.norm_eps)];
+        let out = Linear::new(&mut init.at("out"), m, m, spec.out_std)?;
+        Ok(Self { wiring, memory, attention, gate, norms, out, spec: *spec })
+    }
+
+    /// norm(y) ⊙ σ(norm(m)).
+    fn gated(&self, y: &Tensor, m: &Tensor) -> Result<Tensor> {
+        self.norms[0].run(y)? * ops::sigmoid(&self.norms[1].run(m)?)?
+    }
+
+    /// Segment by segment: recalled rows and the segment's own, causally; what attention makes of them is written.
+    fn in_segments(&self, near: &Near, x: &Tensor, state: &mut State, memory: &mut State) -> Result<Tensor> {
+        let (t, mut from, mut outputs) = (x.dim(1)?, 0, Vec::new());
+        while from < t {
+            let open = state.pos % near.window;
+            let c = (near.window - open).min(t - from);
+            let rows = x.narrow(1, from, c)?;
+            // the memory at the segment's start: what is written meanwhile must not be seen
+            let start = if open == 0 { memory.clone() } else { state.take_part("start") };
+            let recalled = near.stored(&self.memory.recall(&rows, &start)?, open)?;
+            let own = near.stored(&rows, open)?;
+            let [rk, rv] = [state.append("rk", &recalled.0, 2)?, state.append("rv", &recalled.1, 2)?];
+            let [k, v] = [state.append("k", &own.0, 2)?, state.append("v", &own.1, 2)?];
+            let upto = ops::causal(c, open + c, None, x)?;
+            let seen = (Tensor::cat(&[&rk, &k], 2)?, Tensor::cat(&[&rv, &v], 2)?);
+            let mask = Tensor::cat(&[&upto, &upto], 1)?;
+            let y = near.attend(&rows, open, (&seen.0, &seen.1), &mask)?;
+            outputs.push(self.gated(&y, &self.memory.run(&y, memory)?)?);
+            if open + c < near.window {
+                for (name, rows) in [("rk", rk), ("rv", rv), ("k", k), ("v", v)] {
+                    state.put(name, rows);
+                }
+                state.put_part("start", start);
+            }
+            state.pos += c;
+            from += c;
+        }
+        Tensor::cat(&outputs, D::Minus2)
+    }
+}
+
+impl Mixer for Titans {
+    fn run(&self, x: &Tensor, mut state: State, _: &mut Ctx<'_>) -> Result<(Tensor, State)> {
+        let mut memory = state.take_part("memory");
+        let y = match (&self.attention, self.wiring) {
+            (Some(near), "mac") => self.in_segments(near, x, &mut state, &mut memory)?,
+            (Some(near), "mal") => {
+                near.run(&self.norms[0].run(&self.memory.run(x, &mut memory)?)?, &mut state)?
+            }
+            (Some(near), _) => self.gated(&near.run(x, &mut state)?, &self.memory.run(x, &mut memory)?)?,
+            (None, _) => {
+                let read = self.norms[0].run(&self.memory.run(x, &mut memory)?)?;
+                state.pos += x.dim(1)?;
+                match &self.gate {
+                    Some(gate) => (read * ops::sigmoid(&gate.run(x)?)?)?,
+                    None => read,
+                }
+            }
+        };
+        state.put_part("memory", memory);
+        Ok((self.out.run(&y)?, state))
+    }
+
+    fn cost(&self, t: usize) -> Cost {
+        let m = self.spec.d_model;
+        let own = m * m + self.memory.macs();
+        let memory = self.memory.state(t);
+        match (&self.attention, self.wiring) {
+            (Some(near), "mac") => {
+                let open = t % near.window;
+                // rows of the open segment, and the memory as it stood at its start
+                let start = if open > 0 { self.memory.state(t - open) } else { 0 };
+                Cost { macs: own + 6 * m * m + 4 * (open + 1) * m, state: memory + 4 * open * m + start }
+            }
+            (Some(near), _) => {
+                let kept = t.min(near.window - 1);
+                Cost { macs: own + 3 * m * m + 2 * (kept + 1) * m, state: memory + 2 * kept * m }
+            }
+            (None, _) => Cost { macs: own + m * m, state: memory },
+        }
+    }
+}

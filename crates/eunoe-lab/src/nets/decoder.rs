@@ -1,0 +1,245 @@
+//! The decoder: embedding, blocks of a mixer and an MLP, norm, head. One for all mixers.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{Init, Linear, Params, RmsNorm};
+use crate::mixers::{self, Spec};
+use crate::{Ctx, Mixer, Result, State, ops};
+
+/// The sizes of a decoder, as its file has them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Tokens.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Heads of a mixer that has heads.
+    pub heads: usize,
+    /// Key/value heads; 0 for as many as `heads`.
+    pub kv_heads: usize,
+    /// Width of the MLP; 0 for blocks without one.
+    pub d_ff: usize,
+    /// What the MLP does.
+    pub mlp: Mlp,
+    /// The mixers of the layers, repeated until there are `layers`, e.g. `["gated_conv", "based(features=16)"]`.
+    pub mixers: Vec<String>,
+    /// Base of rotary positions, for mixers that rotate.
+    pub rope_base: f64,
+    /// Added to the mean square in norms.
+    pub norm_eps: f64,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Standard deviation of the first weights.
+    pub init_std: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab: 256,
+            d_model: 256,
+            layers: 4,
+            heads: 4,
+            kv_heads: 0,
+            d_ff: 704,
+            mlp: Mlp::SwiGlu,
+            mixers: vec!["softmax_attention".into()],
+            rope_base: 10_000.0,
+            norm_eps: 1e-5,
+            qkv_bias: false,
+            tied: true,
+            init_std: 0.02,
+        }
+    }
+}
+
+/// What stands after the mixer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mlp {
+    /// W₃(silu(W₁x) ⊙ W₂x).
+    SwiGlu,
+    /// W₃(W₁x ⊙ W₂x), without an activation (TransNormerLLM).
+    Sglu,
+}
+
+/// A gated MLP.
+struct GatedMlp {
+    kind: Mlp,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl GatedMlp {
+    fn run(&self, x: &Tensor) -> Result<Tensor> {
+        let (gate, up) = (self.gate.run(x)?, self.up.run(x)?);
+        let inner = match self.kind {
+            Mlp::SwiGlu => ops::silu_mul(&gate, &up)?,
+            Mlp::Sglu => (gate * up)?,
+        };
+        self.down.run(&inner)
+    }
+}
+
+/// x + mixer(norm(x)), then x + MLP(norm(x)).
+pub struct Block {
+    mixer_norm: RmsNorm,
+    mixer: Box<dyn Mixer>,
+    mlp: Option<(RmsNorm, GatedMlp)>,
+}
+
+impl Block {
+    fn new(init: &mut Init<'_>, config: &Config, layer: usize) -> eunoe_core::Result<Self> {
+        let tensors = |error: candle_core::Error| eunoe_core::Error::Invalid(error.to_string());
+        let Config { d_model, d_ff, norm_eps, init_std, .. } = *config;
+        let phrase = &config.mixers[layer % config.mixers.len()];
+        let mixer = mixers::build(phrase, &Spec::of(config, layer), &mut init.at("mixer"))?;
+        let mixer_norm = RmsNorm::new(&mut init.at("mixer_norm"), d_model, norm_eps).map_err(tensors)?;
+        let mlp = (d_ff > 0).then(|| -> Result<_> {
+            let out_std = init_std / (2.0 * config.layers as f64).sqrt();
+            let mut linear =
+                |name, inputs, outputs, std| Linear::new(&mut init.at(name), inputs, outputs, std);
+            let (gate, up) =
+                (linear("gate", d_model, d_ff, init_std)?, linear("up", d_model, d_ff, init_std)?);
+            let mlp = GatedMlp { kind: config.mlp, gate, up, down: linear("down", d_ff, d_model, out_std)? };
+            Ok((RmsNorm::new(&mut init.at("mlp_norm"), d_model, norm_eps)?, mlp))
+        });
+        Ok(Self { mixer_norm, mixer, mlp: mlp.transpose().map_err(tensors)? })
+    }
+
+    fn run(&self, x: &Tensor, state: State, ctx: &mut Ctx<'_>) -> Result<(Tensor, State)> {
+        let (y, state) = self.mixer.run(&self.mixer_norm.run(x)?, state, ctx)?;
+        let x = (x + y)?;
+        let x = match &self.mlp {
+            Some((norm, mlp)) => (&x + mlp.run(&norm.run(&x)?)?)?,
+            None => x,
+        };
+        Ok((x, state))
+    }
+
+    /// The mixer.
+    pub fn mixer(&self) -> &dyn Mixer {
+        self.mixer.as_ref()
+    }
+}
+
+/// A language model around a mixer per layer.
+pub struct Decoder {
+    /// Its sizes.
+    pub config: Config,
+    /// Its blocks.
+    pub blocks: Vec<Block>,
+    embed: Tensor,
+    norm: RmsNorm,
+    head: Option<Linear>,
+}
+
+impl Decoder {
+    /// Makes a model whose parameters are added to `params`.
+    ///
+    /// # Errors
+    /// [`eunoe_core::Error::Invalid`] for sizes that cannot be, [`eunoe_core::Error::Plan`] for a mixer that is not there.
+    pub fn new(config: &Config, params: &mut Params) -> eunoe_core::Result<Self> {
+        config.check()?;
+        let tensors = |error: candle_core::Error| eunoe_core::Error::Invalid(error.to_string());
+        let mut init = params.init();
+        let (vocab, d_model) = (config.vocab, config.d_model);
+        let embed = init.at("embed").normal("weight", &[vocab, d_model], config.init_std).map_err(tensors)?;
+        let blocks = (0..config.layers).map(|l| Block::new(&mut init.at("layers").at(l), config, l));
+        let blocks = blocks.collect::<eunoe_core::Result<_>>()?;
+        let norm = RmsNorm::new(&mut init.at("norm"), d_model, config.norm_eps).map_err(tensors)?;
+        let head = match config.tied {
+            true => None,
+            false => {
+                let head = Linear::new(&mut init.at("head"), d_model, vocab, config.init_std);
+                Some(head.map_err(tensors)?)
+            }
+        };
+        Ok(Self { config: config.clone(), blocks, embed, norm, head })
+    }
+
+    /// Continues from `states` (one per layer, or none at the start) with `tokens` `[b, t]`: logits `[b, t, v]`.
+    ///
+    /// # Errors
+    /// A token that is not in the vocabulary, and those of tensor work.
+    pub fn run(
+        &self,
+        tokens: &Tensor,
+        states: Vec<State>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(Tensor, Vec<State>)> {
+        let (b, t) = tokens.dims2()?;
+        let flat = tokens.flatten_all()?;
+        let mut x = self.embed.index_select(&flat, 0)?.reshape((b, t, self.config.d_model))?;
+        let mut before = states.into_iter();
+        let mut states = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let (y, state) = block.run(&x, before.next().unwrap_or_default(), ctx)?;
+            x = y;
+            states.push(state);
+        }
+        let x = self.norm.run(&x)?;
+        let logits = match &self.head {
+            Some(head) => head.run(&x)?,
+            None => ops::linear(&x, &self.embed)?,
+        };
+        Ok((logits, states))
+    }
+
+    /// Mean loss in nats per token of `targets` `[b, t]` after `tokens` `[b, t]`, from an empty state.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::run`], and a target that is no token.
+    pub fn loss(&self, tokens: &Tensor, targets: &Tensor, ctx: &mut Ctx<'_>) -> Result<Tensor> {
+        let (logits, _) = self.run(tokens, Vec::new(), ctx)?;
+        ops::cross_entropy(&logits.flatten_to(1)?, &targets.flatten_all()?)
+    }
+}
+
+impl Config {
+    /// Refuses sizes that cannot be.
+    ///
+    /// # Errors
+    /// [`eunoe_core::Error::Invalid`] that names them.
+    pub fn check(&self) -> eunoe_core::Result<()> {
+        let kv_heads = self.kv_heads();
+        let wrong = |why: String| Err(eunoe_core::Error::Invalid(why));
+        for (name, size) in [("vocab", self.vocab), ("d_model", self.d_model), ("layers", self.layers)] {
+            if size == 0 || size > 1 << 24 {
+                return wrong(format!("`{name}` is {size}; expected 1 to {}", 1 << 24));
+            }
+        }
+        if self.heads == 0 || !self.d_model.is_multiple_of(self.heads) {
+            return wrong(format!("`heads` {} does not divide `d_model` {}", self.heads, self.d_model));
+        }
+        if !self.heads.is_multiple_of(kv_heads) {
+            return wrong(format!("`kv_heads` {kv_heads} does not divide `heads` {}", self.heads));
+        }
+        if self.mixers.is_empty() {
+            return wrong(
+                "`mixers` is empty; expected one mixer at least, such as `softmax_attention`".into(),
+            );
+        }
+        if !(self.norm_eps > 0.0 && self.rope_base > 1.0 && self.init_std > 0.0) {
+            return wrong("`norm_eps` and `init_std` must be above 0, `rope_base` above 1".into());
+        }
+        Ok(())
+    }
+
+    /// Key/value heads.
+    pub fn kv_heads(&self) -> usize {
+        if self.kv_heads == 0 { self.heads } else { self.kv_heads }
+    }
+
+    /// Numbers per head.
+    pub fn head_dim(&self) -> usize {
+        self.d_model / self.heads
+    }
+}

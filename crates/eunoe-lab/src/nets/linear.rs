@@ -1,0 +1,46 @@
+//! A matrix, with or without a bias.
+
+use candle_core::Tensor;
+
+use super::Init;
+use crate::{Result, ops};
+
+/// y = x Wᵀ + b.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[outputs, inputs]`.
+    pub weight: Tensor,
+    /// `[outputs]`.
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Without a bias, from N(0, std²).
+    ///
+    /// # Errors
+    /// Those of tensor work.
+    pub fn new(init: &mut Init<'_>, inputs: usize, outputs: usize, std: f64) -> Result<Self> {
+        Ok(Self { weight: init.normal("weight", &[outputs, inputs], std)?, bias: None })
+    }
+
+    /// With a bias that begins as `value`.
+    ///
+    /// # Errors
+    /// Those of tensor work.
+    pub fn with_bias(self, init: &mut Init<'_>, value: f64) -> Result<Self> {
+        let bias = init.constant("bias", &[self.weight.dim(0)?], value)?;
+        Ok(Self { bias: Some(bias), ..self })
+    }
+
+    /// `[…, inputs]` → `[…, outputs]`, in the type of `x`.
+    ///
+    /// # Errors
+    /// Those of tensor work.
+    pub fn run(&self, x: &Tensor) -> Result<Tensor> {
+        let y = ops::linear(x, &self.weight.to_dtype(x.dtype())?)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?),
+            None => Ok(y),
+        }
+    }
+}

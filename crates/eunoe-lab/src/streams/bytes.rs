@@ -1,0 +1,148 @@
+//! Files as text of 256 symbols.
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+use eunoe_core::{Error, Result};
+
+use super::{Batch, rng};
+
+/// The bytes of some files, one behind the other.
+#[derive(Clone, Debug)]
+pub struct Bytes {
+    data: Vec<u8>,
+}
+
+impl Bytes {
+    /// Reads `files`, in order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Invalid`] where fewer than `least` bytes are there.
+    pub fn read(files: &[PathBuf], least: usize) -> Result<Self> {
+        let mut data = Vec::new();
+        for file in files {
+            data.extend(std::fs::read(file).map_err(|error| Error::io(file, error))?);
+        }
+        Self::new(data, least)
+    }
+
+    /// Bytes that are there already.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where fewer than `least` are.
+    pub fn new(data: Vec<u8>, least: usize) -> Result<Self> {
+        if data.len() < least {
+            let have = data.len();
+            return Err(Error::Invalid(format!(
+                "the text has {have} bytes; a window needs {least}: name more files, or make `seq_len` smaller"
+            )));
+        }
+        Ok(Self { data })
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// `rows` windows of `t` bytes that begin anywhere, each target the byte after.
+    ///
+    /// # Errors
+    /// Those of tensor work.
+    pub fn batch(
+        &self,
+        seed: u64,
+        step: u64,
+        (rows, t): (usize, usize),
+        device: &Device,
+    ) -> crate::Result<Batch> {
+        let mut rng = rng(seed, step);
+        let starts: Vec<usize> = (0..rows).map(|_| rng.usize(..self.data.len() - t)).collect();
+        self.at(&starts, t, device)
+    }
+
+    /// The whole text in windows of `t`, `rows` at a time; every byte but the first is a target once.
+    pub fn windows(&self, rows: usize, t: usize) -> Windows<'_> {
+        Windows { bytes: self, rows, t, next: 0 }
+    }
+
+    fn at(&self, starts: &[usize], t: usize, device: &Device) -> crate::Result<Batch> {
+        let read = |shift: usize| {
+            let window =
+                |from: &usize| self.data[from + shift..from + shift + t].iter().map(|b| u32::from(*b));
+            starts.iter().flat_map(window).collect()
+        };
+        Batch::new(read(0), read(1), starts.len(), device)
+    }
+}
+
+/// Windows one behind the other; what is left at the end and fills no window is left out.
+pub struct Windows<'a> {
+    bytes: &'a Bytes,
+    rows: usize,
+    t: usize,
+    next: usize,
+}
+
+impl Windows<'_> {
+    /// The next batch, of fewer rows at the end; `None` behind it.
+    pub fn next_on(&mut self, device: &Device) -> Option<crate::Result<Batch>> {
+        let left = (self.bytes.len().saturating_sub(1) / self.t).saturating_sub(self.next);
+        let rows = left.min(self.rows);
+        let starts: Vec<usize> = (self.next..self.next + rows).map(|n| n * self.t).collect();
+        self.next += rows;
+        (rows > 0).then(|| self.bytes.at(&starts, self.t, device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(len: u8) -> Bytes {
+        Bytes::new((0..len).collect(), 0).unwrap()
+    }
+
+    #[test]
+    fn windows_cover_the_text_once() {
+        let bytes = text(12);
+        let mut windows = bytes.windows(2, 3);
+        let mut seen = Vec::new();
+        while let Some(batch) = windows.next_on(&Device::Cpu) {
+            let batch = batch.unwrap();
+            seen.push((batch.tokens.to_vec2::<u32>().unwrap(), batch.targets.to_vec2::<u32>().unwrap()));
+        }
+        // 11 targets, three whole windows
+        assert_eq!(seen[0].0, [[0, 1, 2], [3, 4, 5]]);
+        assert_eq!(seen[0].1, [[1, 2, 3], [4, 5, 6]]);
+        assert_eq!(seen[1], (vec![vec![6, 7, 8]], vec![vec![7, 8, 9]]));
+        assert_eq!(seen.len(), 2);
+    }
+
+    #[test]
+    fn batches_depend_on_seed_and_step_alone() {
+        let bytes = text(200);
+        let batch = |seed, step| {
+            let batch = bytes.batch(seed, step, (4, 7), &Device::Cpu).unwrap();
+            (batch.tokens.to_vec2::<u32>().unwrap(), batch.targets.to_vec2::<u32>().unwrap())
+        };
+        assert_eq!(batch(1, 5), batch(1, 5));
+        assert_ne!(batch(1, 5), batch(1, 6));
+        assert_ne!(batch(1, 5), batch(2, 5));
+        let (tokens, targets) = batch(3, 0);
+        assert!(tokens.iter().zip(&targets).all(|(a, b)| a[1..] == b[..6] && b[6] == a[6] + 1));
+    }
+
+    #[test]
+    fn a_text_below_a_window_is_refused() {
+        let error = Bytes::new(vec![0; 9], 10).unwrap_err().to_string();
+        assert!(error.contains("the text has 9 bytes; a window needs 10"), "{error}");
+        let error = Bytes::read(&["nowhere".into()], 1).unwrap_err().to_string();
+        assert!(error.contains("`nowhere`"), "{error}");
+    }
+}

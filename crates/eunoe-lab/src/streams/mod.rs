@@ -1,0 +1,46 @@
+//! What models are trained on: streams of batches, each drawn from a seed and its number alone, so that a run resumes
+//! where it was without remembering what it drew.
+
+mod bytes;
+mod mqar;
+
+pub use bytes::{Bytes, Windows};
+pub use mqar::{Mqar, Shape as MqarShape};
+
+use candle_core::{Device, Tensor};
+
+use crate::Result;
+
+/// Tokens and what should follow each.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// `[b, t]`.
+    pub tokens: Tensor,
+    /// `[b, t]`; [`crate::ops::IGNORE`] where nothing is asked.
+    pub targets: Tensor,
+}
+
+impl Batch {
+    /// From rows of equal length.
+    ///
+    /// # Errors
+    /// Rows that differ in length.
+    pub fn new(tokens: Vec<u32>, targets: Vec<u32>, rows: usize, device: &Device) -> Result<Self> {
+        let t = tokens.len() / rows.max(1);
+        let tensor = |values| Tensor::from_vec(values, (rows, t), &Device::Cpu)?.to_device(device);
+        Ok(Self { tokens: tensor(tokens)?, targets: tensor(targets)? })
+    }
+}
+
+/// A generator for the batch `step` of the run `seed`.
+pub(crate) fn rng(seed: u64, step: u64) -> fastrand::Rng {
+    // two rounds of splitmix64, so that neighbouring seeds and steps have nothing in common
+    let mix = |x: u64| {
+        let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    };
+    fastrand::Rng::with_seed(mix(
+        mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    ))
+}

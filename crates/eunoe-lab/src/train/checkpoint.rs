@@ -1,0 +1,220 @@
+//! A run on disk: parameters, moments and the configuration in one safetensors file, replaced as a whole or not at all.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use candle_core::safetensors::BufferedSafetensors;
+use candle_core::{Device, Tensor, Var};
+use eunoe_core::{Error, Result};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+
+use super::{AdamW, RunConfig};
+use crate::nets::{Param, Params};
+
+/// The key of the header in the file's metadata.
+const HEADER: &str = "eunoe_lab";
+
+/// What a checkpoint says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Steps taken.
+    pub step: u64,
+    /// The run.
+    pub config: RunConfig,
+}
+
+impl Checkpoint {
+    /// Writes the run's state to `path`. A file that is there already stays until the new one is whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: what was there before is still there.
+    pub fn save(&self, path: &Path, params: &Params, adam: &AdamW) -> Result<()> {
+        let mut tensors: HashMap<String, Tensor> =
+            params.iter().map(|(name, p)| (format!("param.{name}"), p.var.as_tensor().clone())).collect();
+        for (name, [m, v]) in adam.moments() {
+            tensors.insert(format!("m.{name}"), m.as_tensor().clone());
+            tensors.insert(format!("v.{name}"), v.as_tensor().clone());
+        }
+        let header = serde_json::to_string(self).map_err(|e| Error::Invalid(e.to_string()))?;
+        let bytes = safetensors::serialize(&tensors, Some(HashMap::from([(HEADER.to_owned(), header)])));
+        write_whole(path, &bytes.map_err(|error| Error::Invalid(error.to_string()))?)
+    }
+
+    /// Reads parameters and moments into a run whose shapes they have; its step is the checkpoint's then.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for another file, [`Error::Shape`] for a checkpoint of another model.
+    pub fn load(path: &Path, params: &Params, adam: &mut AdamW) -> Result<Self> {
+        let file = File::open(path)?;
+        let mut values = Vec::new();
+        let mut read = |part, name: &str, var: &Var| -> Result<()> {
+            values.push((var.clone(), file.tensor(part, name, var)?));
+            Ok(())
+        };
+        params.iter().try_for_each(|(name, param)| read("param", name, &param.var))?;
+        adam.moments().try_for_each(|(name, [m, v])| read("m", name, m).and_then(|()| read("v", name, v)))?;
+        set(values)?;
+        adam.step = file.header.step;
+        Ok(file.header)
+    }
+}
+
+/// Reads the parameters of a checkpoint into `params`.
+///
+/// # Errors
+/// As [`Checkpoint::load`].
+pub fn load_params(path: &Path, params: &Params) -> Result<()> {
+    let file = File::open(path)?;
+    // all are read before one is set: a checkpoint of another model changes nothing
+    let read =
+        |(name, param): (&str, &Param)| Ok((param.var.clone(), file.tensor("param", name, &param.var)?));
+    set(params.iter().map(read).collect::<Result<_>>()?)
+}
+
+/// Reads what a checkpoint says of itself.
+///
+/// # Errors
+/// [`Error::Io`], and [`Error::Format`] for another file.
+pub fn read_header(path: &Path) -> Result<Checkpoint> {
+    Ok(File::open(path)?.header)
+}
+
+fn set(values: Vec<(Var, Tensor)>) -> Result<()> {
+    values.into_iter().try_for_each(|(var, value)| var.set(&value).map_err(invalid))
+}
+
+fn invalid(error: candle_core::Error) -> Error {
+    Error::Invalid(error.to_string())
+}
+
+/// A checkpoint in memory.
+struct File<'a> {
+    path: &'a Path,
+    header: Checkpoint,
+    tensors: BufferedSafetensors,
+}
+
+impl<'a> File<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        let name = format!("`{}`", path.display());
+        let wrong = |why: String| Error::format(&name, 0, why);
+        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes)
+            .map_err(|error| wrong(format!("expected a whole safetensors file: {error}")))?;
+        let header = metadata.metadata().as_ref().and_then(|m| m.get(HEADER));
+        let header = header.ok_or_else(|| wrong("not a checkpoint of the lab".into()))?;
+        let header = serde_json::from_str(header).map_err(|error| wrong(format!("its header: {error}")))?;
+        let tensors = BufferedSafetensors::new(bytes).map_err(|error| wrong(error.to_string()))?;
+        Ok(Self { path, header, tensors })
+    }
+
+    fn tensor(&self, part: &str, name: &str, like: &Tensor) -> Result<Tensor> {
+        let what = format!("`{part}.{name}` of `{}`", self.path.display());
+        let tensor = self.tensors.load(&format!("{part}.{name}"), &Device::Cpu);
+        let tensor =
+            tensor.map_err(|_| Error::format(&what, 0, "is not there: a checkpoint of another model"))?;
+        if tensor.dims() != like.dims() || tensor.dtype() != like.dtype() {
+            let of = |t: &Tensor| format!("{:?} {:?}", t.dims(), t.dtype());
+            return Err(Error::Shape { what, want: of(like), got: of(&tensor) });
+        }
+        tensor.to_device(like.device()).map_err(invalid)
+    }
+}
+
+/// Writes `bytes` under `path` as a whole or not at all: to a file beside it, to the disk, then under its name.
+///
+/// # Errors
+/// [`Error::Io`]: what was there before is still there.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fail = |error| Error::io(path, error);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
+    file.persist(path).map_err(|error| fail(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::train::TrainConfig;
+
+    fn params(seed: u64, width: usize) -> Params {
+        let mut params = Params::new(seed, DType::F32, &Device::Cpu);
+        params.init().normal("a.weight", &[3, width], 1.0).unwrap();
+        params.init().constant("b", &[2], 1.0).unwrap();
+        params
+    }
+
+    fn values(params: &Params) -> Vec<Vec<f32>> {
+        params.iter().map(|(_, p)| p.var.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_brings_everything_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.safetensors");
+        let (from, config) = (params(1, 4), RunConfig::default());
+        let mut adam = AdamW::new(&from, &config.train).unwrap();
+        adam.moments().next().unwrap().1[1]
+            .set(&Tensor::full(0.5f32, (3, 4), &Device::Cpu).unwrap())
+            .unwrap();
+        adam.step = 17;
+        let header = Checkpoint { step: 17, config: config.clone() };
+        header.save(&path, &from, &adam).unwrap();
+        let to = params(2, 4);
+        let mut other = AdamW::new(&to, &TrainConfig::default()).unwrap();
+        assert_eq!(Checkpoint::load(&path, &to, &mut other).unwrap(), header);
+        assert_eq!((values(&to), other.step), (values(&from), 17));
+        let v: Vec<f32> = other.moments().next().unwrap().1[1].flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(v, [0.5; 12]);
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_of_this_model_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.safetensors");
+        let from = params(1, 4);
+        let adam = AdamW::new(&from, &TrainConfig::default()).unwrap();
+        Checkpoint { step: 0, config: RunConfig::default() }.save(&path, &from, &adam).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let to = params(2, 5);
+        let before = values(&to);
+        let refused = |why: &str| {
+            let mut adam = AdamW::new(&to, &TrainConfig::default()).unwrap();
+            let error = Checkpoint::load(&path, &to, &mut adam).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+            assert_eq!(values(&to), before);
+        };
+        refused("expected [3, 5] F32, got [3, 4] F32");
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        refused("expected a whole safetensors file");
+        std::fs::write(&path, candle_bytes()).unwrap();
+        refused("not a checkpoint of the lab");
+        std::fs::write(&path, b"{}").unwrap();
+        refused("expected a whole safetensors file");
+    }
+
+    fn candle_bytes() -> Vec<u8> {
+        let one = Tensor::ones(1, DType::F32, &Device::Cpu).unwrap();
+        safetensors::serialize([("x", one)], None).unwrap()
+    }
+
+    #[test]
+    fn a_save_that_fails_leaves_the_last_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.safetensors");
+        write_whole(&path, b"good").unwrap();
+        // a folder stands where the file should come
+        let other = folder.path().join("taken");
+        std::fs::create_dir(&other).unwrap();
+        assert!(write_whole(&other, b"x").is_err());
+        assert!(write_whole(&folder.path().join("no/such/folder"), b"x").is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"good");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing half written is left");
+    }
+}

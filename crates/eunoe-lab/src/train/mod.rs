@@ -1,0 +1,11 @@
+//! Training: the optimiser, the schedule, checkpoints, the loop.
+
+mod checkpoint;
+mod config;
+mod optimizer;
+mod run;
+
+pub use checkpoint::{Checkpoint, load_params, read_header, write_whole};
+pub use config::{Data, RunConfig, TrainConfig};
+pub use optimizer::{AdamW, Clip};
+pub use run::{Progress, Row, evaluate, train};

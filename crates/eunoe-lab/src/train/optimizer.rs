@@ -1,0 +1,174 @@
+//! AdamW (Loshchilov, 2017, arXiv 1711.05101, algorithm 2), gradients clipped by their length over all parameters.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+
+use super::TrainConfig;
+use crate::Result;
+use crate::nets::Params;
+
+/// Moments of every parameter.
+pub struct AdamW {
+    config: TrainConfig,
+    /// Steps taken.
+    pub step: u64,
+    moments: BTreeMap<String, [Var; 2]>,
+}
+
+/// What became of a gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Clip {
+    /// Its length before clipping.
+    pub norm: f64,
+    /// What it was multiplied with.
+    pub scale: f64,
+}
+
+impl AdamW {
+    /// For all of `params`, which have taken no step yet.
+    ///
+    /// # Errors
+    /// Those of tensor work.
+    pub fn new(params: &Params, config: &TrainConfig) -> Result<Self> {
+        let zeros = |var: &Var| Var::zeros(var.shape(), var.dtype(), var.device());
+        let moments = params.iter().map(|(name, p)| Ok((name.to_owned(), [zeros(&p.var)?, zeros(&p.var)?])));
+        Ok(Self { config: config.clone(), step: 0, moments: moments.collect::<Result<_>>()? })
+    }
+
+    /// First and second moments under the names of their parameters.
+    pub fn moments(&self) -> impl Iterator<Item = (&str, &[Var; 2])> {
+        self.moments.iter().map(|(name, moments)| (name.as_str(), moments))
+    }
+
+    /// One step along `grads`, which are sums over `passes`.
+    ///
+    /// # Errors
+    /// A gradient that is not finite: nothing was changed then.
+    pub fn step(&mut self, params: &Params, grads: &Grads, passes: usize) -> Result<Clip> {
+        let norm = grads.norm(params)? / passes as f64;
+        if !norm.is_finite() {
+            candle_core::bail!("the gradient is {norm}: lower `lr`, or raise `warmup`");
+        }
+        let clip = if self.config.clip > 0.0 { (self.config.clip / norm).min(1.0) } else { 1.0 };
+        let (lr, [b1, b2]) = (self.config.lr_at(self.step), self.config.betas);
+        self.step += 1;
+        let correct = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        for (name, param) in params.iter() {
+            let (Some(grad), Some([m, v])) = (grads.0.get(name), self.moments.get(name)) else { continue };
+            let grad = (grad * (clip / passes as f64))?;
+            let decay = if param.decays { self.config.weight_decay } else { 0.0 };
+            m.set(&((m.as_tensor() * b1)? + (&grad * (1.0 - b1))?)?)?;
+            v.set(&((v.as_tensor() * b2)? + (grad.sqr()? * (1.0 - b2))?)?)?;
+            let root = ((v.as_tensor() / correct(b2))?.sqrt()? + self.config.eps)?;
+            let step = ((m.as_tensor() / correct(b1))? / root)?;
+            let kept = (param.var.as_tensor() * (1.0 - lr * decay))?;
+            param.var.set(&(kept - (step * lr)?)?)?;
+        }
+        Ok(Clip { norm, scale: clip })
+    }
+}
+
+/// Gradients by the names of their parameters, added up over passes.
+#[derive(Default)]
+pub struct Grads(BTreeMap<String, Tensor>);
+
+impl Grads {
+    /// Adds those of one pass.
+    ///
+    /// # Errors
+    /// Those of tensor work.
+    pub fn add(&mut self, params: &Params, mut store: GradStore) -> Result<()> {
+        for (name, param) in params.iter() {
+            let Some(grad) = store.remove(param.var.as_tensor()) else { continue };
+            let sum = match self.0.remove(name) {
+                Some(sum) => (sum + grad)?,
+                None => grad,
+            };
+            self.0.insert(name.to_owned(), sum);
+        }
+        Ok(())
+    }
+
+    fn norm(&self, params: &Params) -> Result<f64> {
+        let mut square = 0.0;
+        for (name, _) in params.iter() {
+            if let Some(grad) = self.0.get(name) {
+                square += grad.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            }
+        }
+        Ok(square.sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// One parameter (1, 2) with the gradient `grad` each step.
+    fn after(config: &TrainConfig, grads: &[[f64; 2]], decays: bool) -> Vec<f64> {
+        let mut params = Params::new(0, DType::F64, &Device::Cpu);
+        let mut init = params.init();
+        if decays { init.normal("w", &[2], 1.0) } else { init.constant("w", &[2], 0.0) }.unwrap();
+        let (_, param) = params.iter().next().unwrap();
+        param.var.set(&Tensor::new(&[1.0f64, 2.0], &Device::Cpu).unwrap()).unwrap();
+        let mut adam = AdamW::new(&params, config).unwrap();
+        for grad in grads {
+            let tensor = Tensor::new(grad, &Device::Cpu).unwrap();
+            adam.step(&params, &Grads(BTreeMap::from([("w".to_owned(), tensor)])), 1).unwrap();
+        }
+        params.iter().next().unwrap().1.var.to_vec1().unwrap()
+    }
+
+    fn config() -> TrainConfig {
+        TrainConfig {
+            steps: 1000,
+            lr: 0.1,
+            warmup: 0.0,
+            decay_to: 1.0,
+            eps: 0.0,
+            clip: 0.0,
+            ..TrainConfig::default()
+        }
+    }
+
+    #[test]
+    fn two_steps_by_hand() {
+        // Step 1: m = 0.1 g, v = 0.05 g², both corrected to g and g², so the step is lr · sign(g): (0.9, 2.1).
+        let got = after(&TrainConfig { weight_decay: 0.0, ..config() }, &[[3.0, -4.0]], true);
+        assert!((got[0] - 0.9).abs() < 1e-12 && (got[1] - 2.1).abs() < 1e-12, "{got:?}");
+        // Step 2 with g = (0, −4): m₁ = 0.27 / 0.19, v₁ = 0.4275 / 0.0975: the first moves by 0.1 · 1.421 / 2.0939.
+        let got = after(&TrainConfig { weight_decay: 0.0, ..config() }, &[[3.0, -4.0], [0.0, -4.0]], true);
+        let first = 0.9 - 0.1 * (0.27 / 0.19) / f64::sqrt(0.4275 / 0.0975);
+        assert!((got[0] - first).abs() < 1e-12 && (got[1] - 2.2).abs() < 1e-12, "{got:?}");
+    }
+
+    #[test]
+    fn decay_pulls_matrices_alone() {
+        // 1 − lr · decay = 0.95, then the step of 0.1
+        let config = TrainConfig { weight_decay: 0.5, ..config() };
+        let (matrix, gain) = (after(&config, &[[1.0, 1.0]], true), after(&config, &[[1.0, 1.0]], false));
+        assert!((matrix[0] - 0.85).abs() < 1e-12 && (matrix[1] - 1.8).abs() < 1e-12, "{matrix:?}");
+        assert!((gain[0] - 0.9).abs() < 1e-12 && (gain[1] - 1.9).abs() < 1e-12, "{gain:?}");
+    }
+
+    #[test]
+    fn a_long_gradient_is_cut_to_length() {
+        let mut params = Params::new(0, DType::F64, &Device::Cpu);
+        params.init().normal("w", &[2], 1.0).unwrap();
+        let mut adam = AdamW::new(&params, &TrainConfig { clip: 1.0, ..config() }).unwrap();
+        let of = |grad: &[f64; 2]| {
+            Grads(BTreeMap::from([("w".to_owned(), Tensor::new(grad, &Device::Cpu).unwrap())]))
+        };
+        // a sum over two passes: its mean is (3, 4), of length 5
+        let clip = adam.step(&params, &of(&[6.0, 8.0]), 2).unwrap();
+        assert!((clip.norm - 5.0).abs() < 1e-12 && (clip.scale - 0.2).abs() < 1e-12);
+        let m: Vec<f64> = adam.moments().next().unwrap().1[0].to_vec1().unwrap();
+        assert!((m[0] - 0.06).abs() < 1e-12 && (m[1] - 0.08).abs() < 1e-12, "{m:?}");
+        assert!(adam.step(&params, &of(&[f64::NAN, 0.0]), 1).is_err());
+        assert_eq!(adam.step, 1);
+    }
+}
