@@ -1,13 +1,18 @@
 """A GGUF model (`llama`, `qwen2`) as a folder: config.json, tokenizer.json, tokenizer_config.json, safetensors.
 
-    python scripts/folder.py MODEL.gguf FOLDER [--dtype F32|F16|BF16] [--shards N]
+    python scripts/folder.py MODEL.gguf FOLDER [--dtype F32|F16|BF16] [--shards N] [--eunoe PROGRAM --text FILE]
 
 Written from the formats' descriptions, as a check of how Eunoe reads folders: weights are dequantised to f32 and rounded once,
 and rows of `llama`'s queries and keys go back from neighbours to halves, which folders rotate.
+
+With --eunoe, the program reads both. Exit status 1: a token id of the text or a greedy answer differs, or in exact mode a
+logprob by more than 1e-3 (with --dtype F32; smaller types lose more).
 """
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +31,8 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+LOGPROB_LIMIT, CONTEXT = 1e-3, 200
+
 CONTROL, USER = 3, 4
 # kinds of GGUF tokens that stand for nothing: rows of the embedding without a token
 UNUSED = 5
@@ -142,13 +149,37 @@ def tokenizer(field):
     }
 
 
+def differences(eunoe, models, text):
+    def both(command, *args):
+        runs = [[eunoe, command, "-m", str(model), *args, "--json"] for model in models]
+        return [json.loads(subprocess.run(run, check=True, capture_output=True).stdout) for run in runs]
+
+    there, here = (x["tokens"] for x in both("tokenize", "--file", text))
+    if there != here:
+        yield f"{sum(a != b for a, b in zip(there, here))} of {len(there)} token ids, {len(here)} in the folder"
+    ids = ",".join(map(str, there[:CONTEXT]))
+    tops = both("logits", "--exact", "--top", "1000000", "--tokens", ids)
+    there, here = ({c["token"]: c["logprob"] for c in x["top"]} for x in tops)
+    far = max(abs(there[token] - here.get(token, -np.inf)) for token in there)
+    print(f"{len(there)} logprobs after {CONTEXT} tokens: at most {far:.1e} apart")
+    if far > LOGPROB_LIMIT:
+        yield f"a logprob by {far:.1e}, limit {LOGPROB_LIMIT:.0e}"
+    there, here = (x["text"] for x in both("run", "--exact", "-n", "40", "Name three rivers of Europe."))
+    if there != here:
+        yield f"the answer: {there!r}, from the folder {here!r}"
+
+
 def main():
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument("model")
     args.add_argument("folder", type=Path)
     args.add_argument("--dtype", choices=["F32", "F16", "BF16"], default="F32")
     args.add_argument("--shards", type=int, default=1)
+    args.add_argument("--eunoe", help="the program that reads both")
+    args.add_argument("--text", help="a text for it")
     args = args.parse_args()
+    if bool(args.eunoe) != bool(args.text):
+        raise SystemExit("--eunoe and --text go together")
     model = Reference(args.model, keep=False)
     field = model.reader.fields
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -166,6 +197,10 @@ def main():
         said["tokenizer_config.json"] = {"chat_template": template.contents()}
     for name, what in said.items():
         (args.folder / name).write_text(json.dumps(what, ensure_ascii=False), encoding="utf-8")
+    found = list(differences(args.eunoe, (args.model, args.folder), args.text)) if args.eunoe else []
+    for what in found:
+        print(f"DIFFERS: {what}", file=sys.stderr)
+    sys.exit(1 if found else 0)
 
 
 if __name__ == "__main__":

@@ -429,7 +429,9 @@ fn shards_are_where_the_index_says_or_nowhere() {
     );
     let gone = |folder: &Path| fs::remove_file(folder.join(SECOND)).unwrap();
     assert!(index(&|_| (), &gone).contains(&format!("{SECOND}`: No such file")));
-    let same = |folder: &Path| drop(fs::copy(folder.join(FIRST), folder.join(SECOND)).unwrap());
+    let same = |folder: &Path| {
+        fs::copy(folder.join(FIRST), folder.join(SECOND)).unwrap();
+    };
     assert!(index(&|_| (), &same).contains("is in another file too"));
     let only_first = |map: &mut Value| map.as_object_mut().unwrap().retain(|_, file| file == FIRST);
     assert!(index(&only_first, &|_| ()).contains("no tensor `model.embed_tokens.weight`"));

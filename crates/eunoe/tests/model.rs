@@ -203,7 +203,7 @@ fn a_folder_is_a_model_in_every_command() {
         &["logits", "--exact", "--tokens", "1,2,3"],
         &["plan", "--tokens", "100", "--memory", "1MiB"],
         &["score", "--file", &file],
-        &["run", "--raw", "-n", "9", "--kv", "a2sf @ 32tok", "--file", &file],
+        &["run", "--raw", "-n", "9", "--kv", "a2sf @ 32tok", "--file", &file, "go"],
     ] {
         let [here, there] = ["tiny-0.5b", "tiny-0.5b.gguf"].map(|name| {
             let mut command = bench.eunoe(&args[..1]);

@@ -97,7 +97,7 @@ impl Config {
         let act = self.hidden_act.as_deref().unwrap_or("silu");
         let slides = |kinds: &Vec<String>| kinds.iter().any(|kind| kind != "full_attention");
         let rope = self.rope();
-        let partial = self.partial_rotary_factor.or(rope.and_then(|rope| rope.partial_rotary_factor));
+        let shares = [self.partial_rotary_factor, rope.and_then(|rope| rope.partial_rotary_factor)];
         let refused = [
             (self.quantization_config.is_some(), "`quantization_config`".to_owned()),
             (act != "silu", format!("`hidden_act` `{act}`")),
@@ -106,7 +106,7 @@ impl Config {
             (self.use_sliding_window == Some(true), "`use_sliding_window`".into()),
             (llama && self.sliding_window.is_some(), "`sliding_window`".into()),
             (self.layer_types.as_ref().is_some_and(slides), "sliding attention of `layer_types`".into()),
-            (partial.is_some_and(|share| share != 1.0), "`partial_rotary_factor`".into()),
+            (shares.iter().flatten().any(|share| *share != 1.0), "`partial_rotary_factor`".into()),
             (
                 self.rope_parameters.as_ref().is_some_and(|rope| rope.rope_theta.is_none()),
                 "`rope_parameters` without `rope_theta`".into(),
