@@ -8,6 +8,9 @@ use eunoe_kernels::rope::{Rope, Style};
 /// Architectures that the forward pass runs.
 const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "gemma3"];
 
+/// Our own key: `llama` weights that rotate halves of a head, as in folders; in GGUF files they rotate neighbours.
+pub(crate) const ROPE_HALVES: &str = "eunoe.rope.halves";
+
 /// The sizes and constants of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -217,6 +220,7 @@ fn rope(gguf: &Gguf, arch: &str, head_dim: usize) -> Result<RopeConfig> {
     if let Some(bad) = factors.iter().flatten().find(|f| !(f.is_finite() && **f > 0.0)) {
         return Err(Error::format("`rope_freqs.weight`", 0, format!("a factor of {bad} is not above 0")));
     }
-    let style = if arch == "llama" { Style::Norm } else { Style::Neox };
+    let halves = arch != "llama" || gguf.opt_bool(ROPE_HALVES)?.unwrap_or(false);
+    let style = if halves { Style::Neox } else { Style::Norm };
     Ok(RopeConfig { style, dims, base: f64::from(base), scale: 1.0 / f64::from(factor), factors })
 }

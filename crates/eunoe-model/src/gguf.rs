@@ -1,18 +1,21 @@
 //! GGUF files, versions 2 and 3, little-endian: metadata, and a directory of tensors.
 //!
 //! The whole directory is checked when the file is opened; after that a tensor is a slice of the mapped bytes.
+//!
+//! A folder (`crate::folder`) is read as the file that its conversion would make, so that all else knows one form.
 
 mod cursor;
 mod value;
 pub mod write;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use eunoe_core::{Dtype, Error, Result};
 use eunoe_kernels::vm::{MappedFile, map_file};
 
+use crate::folder;
 use cursor::Cursor;
 pub use value::{Array, Kind, Value};
 
@@ -46,10 +49,11 @@ const ALIGNMENT_KEY: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DIMS: u32 = 4;
 
-/// One opened file.
+/// One opened file, or a folder read as one.
 #[derive(Clone)]
 pub struct Gguf {
-    bytes: Arc<dyn Bytes>,
+    /// The file with the metadata, then others with tensors.
+    files: Vec<Arc<dyn Bytes>>,
     /// 2 or 3.
     pub version: u32,
     /// Every tensor starts at a multiple of this many bytes.
@@ -63,12 +67,14 @@ pub struct Gguf {
 /// Where a tensor lies, and how to read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name.
+    /// Its name in the file.
     pub name: String,
     /// Lengths of its axes in ggml's order: the axis that varies fastest comes first.
     pub shape: Vec<u64>,
     /// How its values are stored.
     pub dtype: Dtype,
+    /// In which of the files it lies.
+    pub file: usize,
     /// Bytes from the start of the file.
     pub offset: u64,
     /// Bytes it takes.
@@ -91,12 +97,21 @@ impl std::fmt::Debug for Gguf {
     }
 }
 
-/// Maps a file and reads its directory.
+/// Maps a file, or those of a folder, and reads the directory.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be opened or mapped, and those of [`Gguf::parse`].
+/// [`Error::Io`] when it cannot be opened or mapped, those of [`Gguf::parse`], and for folders [`Error::Unsupported`]
+/// naming what Eunoe does not run.
 pub fn open(path: &Path) -> Result<Gguf> {
-    Gguf::parse(map_file(path)?)
+    if path.is_dir() { folder::open(path) } else { Gguf::parse(map_file(path)?) }
+}
+
+/// The files that [`open`] reads of a path: itself, or some of a folder's, in a fixed order.
+///
+/// # Errors
+/// A folder that is no model.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_dir() { folder::files(path) } else { Ok(vec![path.to_owned()]) }
 }
 
 impl Gguf {
@@ -119,17 +134,23 @@ impl Gguf {
         }
         let data = at.offset().checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
         let tensors = place(directory, data, alignment, file.len() as u64)?;
-        Ok(Self { version, alignment, meta, tensors, bytes })
+        Ok(Self { version, alignment, meta, tensors, files: vec![bytes] })
     }
 
-    /// The whole file.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.bytes()
+    /// Adds a file with tensors; gives its number, for their [`TensorInfo::file`].
+    pub(crate) fn add(&mut self, file: Arc<dyn Bytes>) -> usize {
+        self.files.push(file);
+        self.files.len() - 1
+    }
+
+    /// The file with the metadata.
+    fn bytes(&self) -> &[u8] {
+        self.files[0].bytes()
     }
 
     /// Gives back the memory of a tensor's bytes; they can still be read, from the file.
     pub fn release(&self, tensor: &TensorInfo) {
-        self.bytes.release(tensor.offset as usize, tensor.len as usize);
+        self.files[tensor.file].release(tensor.offset as usize, tensor.len as usize);
     }
 
     /// A tensor by name.
@@ -140,7 +161,8 @@ impl Gguf {
         let Some(info) = self.tensors.get(name) else {
             return Err(Error::format("GGUF tensors", 0, format!("no tensor `{name}` in this file")));
         };
-        Ok(Tensor { info, bytes: &self.bytes()[info.offset as usize..][..info.len as usize] })
+        let file = self.files[info.file].bytes();
+        Ok(Tensor { info, bytes: &file[info.offset as usize..][..info.len as usize] })
     }
 }
 
@@ -214,7 +236,7 @@ fn tensor_info(at: &mut Cursor<'_>) -> Result<TensorInfo> {
     let Some(len) = (count / weights as u64).checked_mul(block_bytes as u64) else {
         return Err(bad(format!("shape {shape:?} takes more than 2^64 bytes")));
     };
-    Ok(TensorInfo { name, shape, dtype, offset, len })
+    Ok(TensorInfo { name, shape, dtype, file: 0, offset, len })
 }
 
 /// Turns offsets into file offsets and checks that tensors are inside the file, apart, and named once.

@@ -4,6 +4,7 @@ pub mod backend;
 mod buffer;
 pub mod chat;
 mod config;
+mod folder;
 mod forward;
 pub mod gguf;
 pub mod probe;

@@ -140,7 +140,7 @@ impl<B: Backend> File<'_, B> {
         self.read.insert(name.to_owned());
         let tensor = self.gguf.tensor(name)?;
         if tensor.info.shape != [cols as u64, rows as u64] {
-            return Err(Error::shape(format!("`{name}`"), [cols, rows], &tensor.info.shape));
+            return Err(Error::shape(format!("`{}`", tensor.info.name), [cols, rows], &tensor.info.shape));
         }
         let weight = self.backend.weight(tensor.info.dtype, rows, cols, tensor.bytes)?;
         // what is repacked is not held twice
@@ -193,7 +193,7 @@ impl<B: Backend> File<'_, B> {
 pub(crate) fn floats(gguf: &Gguf, name: &str, len: usize) -> Result<Vec<f32>> {
     let tensor = gguf.tensor(name)?;
     if tensor.info.shape != [len as u64] {
-        return Err(Error::shape(format!("`{name}`"), [len], &tensor.info.shape));
+        return Err(Error::shape(format!("`{}`", tensor.info.name), [len], &tensor.info.shape));
     }
     if tensor.info.dtype == Dtype::F32 {
         return Ok(tensor.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect());

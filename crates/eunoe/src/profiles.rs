@@ -54,7 +54,7 @@ pub(crate) fn attach_with(
 /// # Errors
 /// A model that cannot be read, or a profile that is broken.
 pub(crate) fn find(model: &Path) -> Result<Option<Profile>> {
-    let sha256 = pull::sha256(&open::file(model)?)?;
+    let sha256 = open::sha256(&open::file(model)?)?;
     let path = Home::from_env()?.profile(&sha256);
     if path.exists() {
         return read(&path, &sha256).map(Some);

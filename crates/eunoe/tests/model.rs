@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::Bench;
+use eunoe_core::Dtype;
 use serde_json::Value;
 
 /// A bench with a toy model of 3 layers and 2 KV heads, trained on 4096 tokens, one token a byte.
@@ -180,7 +181,56 @@ fn a_model_file_that_is_cut_or_missing_is_named() {
     fs::remove_file(bench.path("toy.gguf")).unwrap();
     assert!(fails(&bench, &["run", "--raw", "x"]).starts_with("no model file at `"));
     fs::create_dir(bench.path("toy.gguf")).unwrap();
-    assert!(fails(&bench, &["plan"]).contains("is a folder"));
+    assert!(
+        fails(&bench, &["plan"]).contains("config.json` is missing: a model is a `.gguf` file, or a folder")
+    );
+    assert!(
+        fails(&bench, &["run", "--raw", "--kv", "duo_attention", "x"]).contains("config.json` is missing")
+    );
+}
+
+#[test]
+fn a_folder_is_a_model_in_every_command() {
+    let bench = Bench::new();
+    let model = toy::folder::model("qwen2", true);
+    fs::create_dir(bench.path("tiny-0.5b")).unwrap();
+    model.write(&bench.path("tiny-0.5b"), Dtype::F32, 2);
+    fs::write(bench.path("tiny-0.5b.gguf"), model.gguf(Dtype::F32, false).finish()).unwrap();
+    fs::write(bench.path("t.txt"), "to be or not to be ".repeat(9)).unwrap();
+    let file = bench.path("t.txt").display().to_string();
+    for args in [
+        &["tokenize", "--file", &file][..],
+        &["logits", "--exact", "--tokens", "1,2,3"],
+        &["plan", "--tokens", "100", "--memory", "1MiB"],
+        &["score", "--file", &file],
+        &["run", "--raw", "-n", "9", "--kv", "a2sf @ 32tok", "--file", &file, "go"],
+    ] {
+        let [here, there] = ["tiny-0.5b", "tiny-0.5b.gguf"].map(|name| {
+            let mut command = bench.eunoe(&args[..1]);
+            command.arg("-m").arg(bench.path(name)).args(&args[1..]).args(["--threads", "1", "--json"]);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            let mut json: Value = serde_json::from_slice(&output.stdout).unwrap();
+            json.as_object_mut().unwrap().retain(|key, _| !key.contains("seconds") && key != "timing");
+            json
+        });
+        assert_eq!(here, there, "{args:?}");
+    }
+}
+
+#[test]
+fn the_checksum_of_a_folder_is_of_the_files_that_are_read() {
+    let bench = Bench::new();
+    let folder = bench.path("tiny-0.5b");
+    fs::create_dir(&folder).unwrap();
+    toy::folder::model("llama", true).write(&folder, Dtype::BF16, 2);
+    let checksum = || eunoe::open::sha256(&folder).unwrap();
+    let first = checksum();
+    assert_eq!((first.len(), checksum()), (64, first.clone()));
+    fs::write(folder.join("README.md"), "not read").unwrap();
+    assert_eq!(checksum(), first);
+    fs::write(folder.join("generation_config.json"), "{}").unwrap();
+    assert_ne!(checksum(), first);
 }
 
 #[test]

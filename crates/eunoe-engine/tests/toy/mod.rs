@@ -6,6 +6,8 @@
     reason = "test support: each test binary uses its part"
 )]
 
+pub mod folder;
+
 use eunoe_core::{Codec, Codecs, Dtype};
 use eunoe_engine::{Arithmetic, Engine, Length, Options, Session};
 use eunoe_kv::{Budget, Claim, Column, Fate, Plan};

@@ -1,4 +1,4 @@
-//! A small writer of GGUF version 3, for tests and toy models.
+//! A small writer of GGUF version 3: for toy models, and for what a folder's files say.
 
 use eunoe_core::Dtype;
 

@@ -50,6 +50,9 @@ const END_OF_TURN: [&str; 15] = [
 const END_OF_FILE: [&str; 6] =
     ["<|fim_pad|>", "<fim_pad>", "<|file_sep|>", "<|fim_repo|>", "<|repo_name|>", "<reponame>"];
 
+/// Our own key: ids of more tokens that end a text, which folders can list.
+pub(crate) const STOP_IDS: &str = "eunoe.stop_token_ids";
+
 /// A piece longer than this is cut, which bounds the memory of merging.
 const MAX_PIECE: usize = 16 << 20;
 
@@ -134,6 +137,8 @@ impl Tokenizer {
         let eot = special_id(gguf, "eot", first_eot, vocab.len())?;
         let mut stops: Vec<u32> = END_OF_TURN.iter().chain(&END_OF_FILE).filter_map(named).collect();
         stops.extend(eos.iter().chain(&eot));
+        let more = gguf.opt_i32s(STOP_IDS)?.unwrap_or_default();
+        stops.extend(more.iter().filter_map(|id| u32::try_from(*id).ok()));
         stops.sort_unstable();
         stops.dedup();
         let add_bos = gguf.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(always_bos);
@@ -271,6 +276,11 @@ fn special_id(gguf: &Gguf, name: &str, default: Option<u32>, vocab: usize) -> Re
         Some(id) => Ok(Some(id)),
         None => Ok(default.filter(|&id| (id as usize) < vocab)),
     }
+}
+
+/// Whether a token's text stands for one byte in byte-level vocabularies.
+pub(crate) fn is_byte_token(text: &str) -> bool {
+    vocab::byte_level(text).is_some_and(|bytes| bytes.len() == 1)
 }
 
 /// One run over a text.

@@ -84,7 +84,7 @@ pub struct Load {
     pub first_token_seconds: f64,
     /// Tokens of that prompt.
     pub first_prompt: usize,
-    /// Bytes of the model file.
+    /// Bytes of the model's files.
     pub file_bytes: u64,
     /// Resident bytes of the process with the model ready; null where the system does not tell.
     pub resident_bytes: Option<u64>,
@@ -210,7 +210,7 @@ impl Load {
             seconds,
             first_token_seconds: start.elapsed().as_secs_f64(),
             first_prompt: prompt.len(),
-            file_bytes: fs::metadata(file)?.len(),
+            file_bytes: open::bytes(file)?,
             resident_bytes,
             peak_resident_bytes,
         })

@@ -46,7 +46,7 @@ const SAMPLES: usize = 100_000;
   eunoe eval -m smollm2-135m --again results/manifest.json --out twice
 `eunoe list tasks` has the tasks.")]
 pub struct Args {
-    /// A name from `eunoe list`, a `.gguf` file, or the address of an OpenAI-compatible server
+    /// A name from `eunoe list`, a `.gguf` file, a model's folder, or the address of an OpenAI-compatible server
     #[arg(short, long, value_name = "MODEL")]
     model: PathBuf,
 
@@ -238,7 +238,7 @@ fn on_endpoint(
     let asked = Asked { grid, sources, writer };
     let model = ModelInfo {
         name: format!("{base} ({})", endpoint.model),
-        sha256: Some(pull::sha256(&open::file(of)?)?),
+        sha256: Some(open::sha256(&open::file(of)?)?),
         layers: 0,
         kv_heads: 0,
         token_bytes: 0,
@@ -261,7 +261,7 @@ fn on_engine(
         bail!("--tokenizer and --served are for servers: the model brings its own");
     }
     let path = open::file(&args.model)?;
-    let sha256 = pull::sha256(&path)?;
+    let sha256 = open::sha256(&path)?;
     if grid.again.as_ref().is_some_and(|of| of.model.sha256.as_ref() != Some(&sha256)) {
         bail!("the manifest was made with another model than `{}`", args.model.display());
     }
@@ -394,7 +394,7 @@ fn jobs(args: &Args, ctx: &Context, model: &Path, kv_bytes: u64) -> Result<usize
         return Ok(jobs);
     }
     // each worker holds the weights, repacked
-    let weights = fs::metadata(model).map_or(1, |m| m.len()).saturating_mul(3) / 2;
+    let weights = open::bytes(model).unwrap_or(1).saturating_mul(3) / 2;
     let free = memory::allowed(None).unwrap_or(allowed);
     let fitting = (free / (weights + kv_bytes)).max(1) as usize;
     Ok(ctx.threads.min(fitting).min(most))

@@ -10,7 +10,7 @@ use crate::{profiles, units};
 /// Which model.
 #[derive(Debug, clap::Args)]
 pub struct ModelOption {
-    /// A name from `eunoe list`, or a `.gguf` file
+    /// A name from `eunoe list`, a `.gguf` file, or a folder with `config.json`, `tokenizer.json` and safetensors
     #[arg(short, long, value_name = "MODEL")]
     pub model: PathBuf,
 }

@@ -11,7 +11,7 @@ use super::options::ModelOption;
 use super::run::read_text;
 use crate::context::Context;
 use crate::interrupt::Interrupt;
-use crate::{models, open, out, profiles, progress, pull};
+use crate::{models, open, out, profiles, progress};
 
 /// Tokens of the texts where none are asked for.
 const LENGTHS: [usize; 3] = [500, 1000, 2000];
@@ -89,7 +89,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     let text = args.file.as_deref().map_or_else(|| Ok(demo::TEXT.to_owned()), read_text)?;
     let file = open::file(&args.model.model)?;
-    let sha256 = pull::sha256(&file)?;
+    let sha256 = open::sha256(&file)?;
     let name = models::name_of(&file, &sha256);
     let engine = open::engine(&args.model.model, false, ctx)?;
     let asked: Vec<usize> = args.lengths.iter().map(|n| *n as usize).collect();

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::options::{MemoryOption, ModelOption, PlanOption};
 use crate::context::Context;
-use crate::{memory, models, open, out, profiles, pull, units};
+use crate::{memory, models, open, out, profiles, units};
 
 /// Serve a model to OpenAI-compatible clients, inside a memory that you set
 ///
@@ -124,7 +124,7 @@ pub fn run(args: &Args, ctx: &Context) -> Result<()> {
     let plan = args.plan.asked(&args.model)?.map_or_else(|| Plan::parse("full"), Ok)?;
     let allowed = memory::allowed(args.memory.memory)?;
     let name =
-        args.name.clone().map_or_else(|| Ok(models::name_of(&path, &pull::sha256(&path)?)), anyhow::Ok)?;
+        args.name.clone().map_or_else(|| Ok(models::name_of(&path, &open::sha256(&path)?)), anyhow::Ok)?;
     let connections = connections(args.connections);
     let sessions = match &args.sessions {
         Some(file) => Some((Store::open(file)?, open::identity(&path, args.plan.exact)?)),
