@@ -1,13 +1,15 @@
 //! AVX2 and FMA: tiles of 6 rows by two vectors.
 
 use super::kernel::{Shape, Tile};
-use super::pack::{self, Order, Packer, Source};
+use super::pack::{self, Order, Packer, Panels, Source};
 use crate::transpose::transpose8;
 use half::bf16;
 use std::arch::x86_64::*;
 
 const LANES: usize = 8;
 pub(super) const SHAPE: Shape = Shape { rows: 6, lanes: LANES, cols: 2 * LANES };
+/// Steps between two looks at the end of a loop.
+const UNROLLED: usize = 4;
 
 /// As `kernel::Kernel` says.
 ///
@@ -15,7 +17,7 @@ pub(super) const SHAPE: Shape = Shape { rows: 6, lanes: LANES, cols: 2 * LANES }
 /// As there.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn tile(t: &Tile) {
-    let is_packed = t.a_row == 1 && t.a_step == t.rows;
+    let is_packed = t.is_packed(LANES);
     // SAFETY: the caller's promise.
     unsafe {
         match (t.cols > LANES, is_packed) {
@@ -45,48 +47,55 @@ unsafe fn by_rows<const W: usize, const PACKED: bool>(t: &Tile) {
     }
 }
 
-/// M rows by W vectors; `PACKED` where rows lie side by side and steps M apart.
+/// M rows by W vectors; `PACKED` where lanes lie side by side and steps follow each other.
 ///
 /// # Safety
 /// As `tile`.
 #[inline(always)]
 unsafe fn sums<const M: usize, const W: usize, const PACKED: bool>(t: &Tile) {
+    let (a_row, a_step) = if PACKED { (1, M) } else { (t.a_row, t.a_step) };
+    let b_step = if PACKED { W * LANES } else { t.b_step };
     // SAFETY: the caller's promise; prefetches read nothing that the program sees.
     unsafe {
         for i in 0..M {
             _mm_prefetch::<_MM_HINT_T0>(t.c.add(i * t.c_row).cast());
+            _mm_prefetch::<_MM_HINT_T0>(t.c.add(i * t.c_row + t.cols - 1).cast());
         }
         let mut sums = [[_mm256_setzero_ps(); W]; M];
         let (mut a, mut b) = (t.a, t.b);
-        for _ in 0..t.depth {
-            let mut right = [_mm256_setzero_ps(); W];
-            for w in 0..W {
-                right[w] = _mm256_loadu_ps(b.add(w * LANES));
+        for _ in 0..t.depth / UNROLLED {
+            for _ in 0..UNROLLED {
+                step(&mut sums, a, a_row, b);
+                (a, b) = (a.wrapping_add(a_step), b.wrapping_add(b_step));
             }
-            for i in 0..M {
-                let left = _mm256_broadcast_ss(&*a.add(if PACKED { i } else { i * t.a_row }));
-                for w in 0..W {
-                    sums[i][w] = _mm256_fmadd_ps(left, right[w], sums[i][w]);
-                }
-            }
-            a = a.wrapping_add(if PACKED { M } else { t.a_step });
-            b = b.wrapping_add(t.b_step);
         }
-        if t.cols == W * LANES { store_whole(t, sums) } else { store_some(t, sums) }
+        for _ in 0..t.depth % UNROLLED {
+            step(&mut sums, a, a_row, b);
+            (a, b) = (a.wrapping_add(a_step), b.wrapping_add(b_step));
+        }
+        store(t, sums);
     }
 }
 
 /// # Safety
-/// As `tile`; the tile is W vectors wide.
+/// The processor has AVX2 and FMA; M values of `a` and W vectors of `b` are there.
 #[inline(always)]
-unsafe fn store_whole<const M: usize, const W: usize>(t: &Tile, sums: [[__m256; W]; M]) {
-    for i in 0..M {
+unsafe fn step<const M: usize, const W: usize>(
+    sums: &mut [[__m256; W]; M],
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut right = [_mm256_setzero_ps(); W];
         for w in 0..W {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let at = t.c.add(i * t.c_row + w * LANES);
-                let out = if t.add { _mm256_add_ps(_mm256_loadu_ps(at), sums[i][w]) } else { sums[i][w] };
-                _mm256_storeu_ps(at, out);
+            right[w] = _mm256_loadu_ps(b.add(w * LANES));
+        }
+        for i in 0..M {
+            let left = _mm256_broadcast_ss(&*a.add(i * a_row));
+            for w in 0..W {
+                sums[i][w] = _mm256_fmadd_ps(left, right[w], sums[i][w]);
             }
         }
     }
@@ -95,20 +104,37 @@ unsafe fn store_whole<const M: usize, const W: usize>(t: &Tile, sums: [[__m256; 
 /// # Safety
 /// As `tile`.
 #[inline(always)]
-unsafe fn store_some<const M: usize, const W: usize>(t: &Tile, sums: [[__m256; W]; M]) {
-    for i in 0..M {
-        for w in 0..W {
-            let mut lanes = [0.0; LANES];
-            // SAFETY: a vector is 8 floats.
-            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sums[i][w]) };
-            for j in w * LANES..t.cols.min((w + 1) * LANES) {
-                // SAFETY: element (i, j) is there for this call alone.
-                let out = unsafe { &mut *t.c.add(i * t.c_row + j) };
-                let sum = lanes[j % LANES];
-                *out = if t.add { *out + sum } else { sum };
+unsafe fn store<const M: usize, const W: usize>(t: &Tile, sums: [[__m256; W]; M]) {
+    // SAFETY: the caller's promise; lanes past the last column are neither read nor written.
+    unsafe {
+        let whole = if t.cols == W * LANES { W } else { W - 1 };
+        let mask = first_lanes(t.cols - (W - 1) * LANES);
+        for i in 0..M {
+            for w in 0..W {
+                let at = t.c.add(i * t.c_row + w * LANES);
+                match (w < whole, t.add) {
+                    (true, false) => _mm256_storeu_ps(at, sums[i][w]),
+                    (true, true) => _mm256_storeu_ps(at, _mm256_add_ps(_mm256_loadu_ps(at), sums[i][w])),
+                    (false, false) => _mm256_maskstore_ps(at, mask, sums[i][w]),
+                    (false, true) => {
+                        let old = _mm256_maskload_ps(at, mask);
+                        _mm256_maskstore_ps(at, mask, _mm256_add_ps(old, sums[i][w]));
+                    }
+                }
             }
         }
     }
+}
+
+/// All bits of the first `lanes` lanes, of at most eight.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn first_lanes(lanes: usize) -> __m256i {
+    const ONES: [i32; 2 * LANES] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: eight words from place 8 - lanes on are inside.
+    unsafe { _mm256_loadu_si256(ONES[LANES - lanes.min(LANES)..].as_ptr().cast()) }
 }
 
 /// Made only inside functions that enable AVX2.
@@ -185,11 +211,11 @@ unsafe fn widened(from: *const bf16) -> __m256 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn pack_floats(from: Source<'_, f32>, width: usize, out: &mut [f32]) {
-    pack::panel(Floats(()), from, width, out);
+pub(super) fn pack_floats(from: Source<'_, f32>, to: Panels, out: &mut [f32]) {
+    pack::panels(Floats(()), from, to, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn pack_halves(from: Source<'_, bf16>, width: usize, out: &mut [f32]) {
-    pack::panel(Halves(()), from, width, out);
+pub(super) fn pack_halves(from: Source<'_, bf16>, to: Panels, out: &mut [f32]) {
+    pack::panels(Halves(()), from, to, out);
 }

@@ -1,7 +1,7 @@
 //! AVX-512: tiles of 14 rows by two vectors.
 
 use super::kernel::{Shape, Tile};
-use super::pack::{self, Order, Packer, Source};
+use super::pack::{self, Order, Packer, Panels, Source};
 use crate::transpose::transpose16;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -41,7 +41,7 @@ pub(super) unsafe fn tile(t: &Tile) {
 /// As `tile`.
 #[inline(always)]
 pub(super) unsafe fn tile_of<S: Step>(step: S, t: &Tile) {
-    let is_packed = t.a_row == 1 && t.a_step == t.rows;
+    let is_packed = t.is_packed(LANES);
     // SAFETY: the caller's promise.
     unsafe {
         match (t.cols > LANES, is_packed) {
@@ -79,12 +79,14 @@ unsafe fn by_rows<S: Step, const W: usize, const PACKED: bool>(step: S, t: &Tile
     }
 }
 
-/// M rows by W vectors; `PACKED` where rows lie side by side and steps M apart.
+/// M rows by W vectors; `PACKED` where lanes lie side by side and steps follow each other.
 ///
 /// # Safety
 /// As `tile`.
 #[inline(always)]
 unsafe fn sums<S: Step, const M: usize, const W: usize, const PACKED: bool>(step: S, t: &Tile) {
+    let (a_row, a_step) = if PACKED { (1, M) } else { (t.a_row, t.a_step) };
+    let b_step = if PACKED { W * LANES } else { t.b_step };
     // SAFETY: the caller's promise; prefetches read nothing that the program sees.
     unsafe {
         for i in 0..M {
@@ -100,13 +102,12 @@ unsafe fn sums<S: Step, const M: usize, const W: usize, const PACKED: bool>(step
                 right[w] = _mm512_loadu_ps(b.add(w * LANES));
             }
             for i in 0..M {
-                let left = _mm512_set1_ps(*a.add(if PACKED { i } else { i * t.a_row }));
+                let left = _mm512_set1_ps(*a.add(i * a_row));
                 for w in 0..W {
                     sums[i][w] = step.step(left, right[w], sums[i][w]);
                 }
             }
-            a = a.wrapping_add(if PACKED { M } else { t.a_step });
-            b = b.wrapping_add(t.b_step);
+            (a, b) = (a.wrapping_add(a_step), b.wrapping_add(b_step));
         }
         for w in 0..W {
             let lanes = (t.cols - w * LANES).min(LANES);
@@ -192,11 +193,11 @@ pub(super) unsafe fn high(from: *const bf16) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-pub(super) fn pack_floats(from: Source<'_, f32>, width: usize, out: &mut [f32]) {
-    pack::panel(Floats(()), from, width, out);
+pub(super) fn pack_floats(from: Source<'_, f32>, to: Panels, out: &mut [f32]) {
+    pack::panels(Floats(()), from, to, out);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-pub(super) fn pack_halves(from: Source<'_, bf16>, width: usize, out: &mut [f32]) {
-    pack::panel(Halves(()), from, width, out);
+pub(super) fn pack_halves(from: Source<'_, bf16>, to: Panels, out: &mut [f32]) {
+    pack::panels(Halves(()), from, to, out);
 }

@@ -2,7 +2,7 @@
 
 use super::avx512::{self, LANES, Step};
 use super::kernel::Tile;
-use super::pack::{self, Order, Packer, Source};
+use super::pack::{self, Order, Packer, Panels, Source};
 use crate::transpose::transpose16;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -65,6 +65,6 @@ impl Packer<bf16> for Pairs {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-pub(super) fn pack_pairs(from: Source<'_, bf16>, width: usize, out: &mut [f32]) {
-    pack::panel(Pairs(()), from, width, out);
+pub(super) fn pack_pairs(from: Source<'_, bf16>, to: Panels, out: &mut [f32]) {
+    pack::panels(Pairs(()), from, to, out);
 }

@@ -21,14 +21,14 @@ const STEPS: usize = 32;
 const MOST_COLS: usize = 2048;
 /// Most rows of `a` that are packed at a time when several threads share them.
 const MOST_ROWS: usize = 2048;
-/// Most rows of a task: with the steps of a part they stay in the second-level cache.
-const TASK_ROWS: usize = 192;
+/// Most rows of a task: with the steps of a part they take a part of the second-level cache.
+const TASK_ROWS: usize = 96;
 /// Multiply-adds from which several threads are worth waking.
 const LEAST_SHARED: usize = 1 << 18;
 /// Multiply-adds of the smallest task of a product.
 const LEAST_TASK: usize = 1 << 17;
 /// Values that a thread packs at least before it looks for more to do.
-const LEAST_PACKED: usize = 1 << 13;
+const LEAST_PACKED: usize = 1 << 14;
 
 /// Where one product of a batch begins, in elements after the first.
 #[derive(Clone, Copy, Debug, Default)]
@@ -164,15 +164,14 @@ fn each(pool: Option<&Pool>, tasks: usize, work: impl Fn(usize) + Sync) {
 /// Packs what is not read in place.
 fn pack<T: Element>(pool: Option<&Pool>, isa: Isa, a: &Side<'_, T>, b: Option<&Side<'_, T>>) {
     let sides = [Some(a), b].map(|side| side.filter(|side| side.is_packed()));
-    let tasks = sides.map(|side| side.map_or(0, |side| side.panels().div_ceil(side.panels_of(LEAST_PACKED))));
+    let least = if pool.is_some() { LEAST_PACKED } else { usize::MAX };
+    let tasks = sides.map(|side| side.map_or(0, |side| side.panels().div_ceil(side.panels_of(least))));
     each(pool, tasks[0] + tasks[1], |task| {
         let (side, task) = if task < tasks[0] { (sides[0], task) } else { (sides[1], task - tasks[0]) };
         let Some(side) = side else { return };
-        let step = side.panels_of(LEAST_PACKED);
-        for panel in task * step..side.panels().min((task + 1) * step) {
-            // SAFETY: each panel is one task's, and nobody reads before the loop has ended.
-            unsafe { side.pack(isa, panel) };
-        }
+        let step = side.panels_of(least);
+        // SAFETY: each panel is one task's, and nobody reads before the loop has ended.
+        unsafe { side.pack(isa, task * step..side.panels().min((task + 1) * step)) };
     });
 }
 

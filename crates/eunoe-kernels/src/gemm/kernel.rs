@@ -23,6 +23,14 @@ pub(super) struct Tile {
     pub(super) add: bool,
 }
 
+impl Tile {
+    /// Whether both operands come from panels, without gaps.
+    pub(super) fn is_packed(&self, lanes: usize) -> bool {
+        let b_step = self.cols.next_multiple_of(lanes);
+        self.a_row == 1 && self.a_step == self.rows && self.b_step == b_step
+    }
+}
+
 /// Computes a tile.
 ///
 /// # Safety

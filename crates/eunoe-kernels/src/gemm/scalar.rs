@@ -1,7 +1,6 @@
 //! Plain Rust: the reference.
 
 use super::kernel::{Shape, Tile};
-use super::pack::{Element, Order, Source};
 
 const ROWS: usize = 6;
 const COLS: usize = 16;
@@ -31,9 +30,4 @@ pub(super) unsafe fn tile(t: &Tile) {
             *out = if t.add { *out + sums[i][j] } else { sums[i][j] };
         }
     }
-}
-
-/// A panel word by word.
-pub(super) fn pack<T: Element>(order: Order, from: Source<'_, T>, width: usize, out: &mut [f32]) {
-    from.words(order, 0..order.words(from.steps), width, out);
 }

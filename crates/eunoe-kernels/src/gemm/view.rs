@@ -107,7 +107,7 @@ impl<'a> Out<'a> {
         let all = own.chain(levels.iter().map(|l| (l.count, l.out)));
         axes.iter_mut().zip(all).for_each(|(axis, of)| *axis = of);
         let len = self.data.len();
-        if !span(&axes).is_some_and(|span| span <= len) {
+        if span(&axes).is_none_or(|span| span > len) {
             let want = format!("{rows} x {cols} elements, rows {} apart, and {levels:?}", self.row_stride);
             return Err(Error::shape("outputs", want, len));
         }
