@@ -3,14 +3,18 @@
 
 pub mod attend;
 mod float16;
+pub mod gemm;
 mod isa;
 pub mod limits;
 pub mod math;
 pub mod matmul;
+mod memory;
 pub mod ops;
 pub mod pool;
 pub mod rope;
 pub mod strip;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 pub mod vm;
 
 pub use isa::Isa;

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::math::Lanes;
+use crate::transpose::transpose8;
 
 use super::dots::{self, Search};
 use super::form::Form;
@@ -54,35 +55,6 @@ impl Form for Avx2 {
             }
             std::mem::transmute(columns)
         }
-    }
-}
-
-/// # Safety
-/// The processor has AVX.
-#[inline(always)]
-unsafe fn transpose8(rows: [__m256; 8]) -> [__m256; 8] {
-    // SAFETY: register shuffles; the caller guarantees AVX.
-    unsafe {
-        let mut pairs = rows;
-        for i in 0..4 {
-            pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
-            pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
-        }
-        // quads[4 q + c]: columns c and c + 4 of rows 4 q … 4 q + 3, one per 128 bits.
-        let mut quads = rows;
-        for q in 0..2 {
-            for half in 0..2 {
-                let (low, high) = (pairs[4 * q + half], pairs[4 * q + 2 + half]);
-                quads[4 * q + 2 * half] = _mm256_shuffle_ps::<0b01_00_01_00>(low, high);
-                quads[4 * q + 2 * half + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(low, high);
-            }
-        }
-        let mut columns = rows;
-        for c in 0..4 {
-            columns[c] = _mm256_permute2f128_ps::<0x20>(quads[c], quads[4 + c]);
-            columns[c + 4] = _mm256_permute2f128_ps::<0x31>(quads[c], quads[4 + c]);
-        }
-        columns
     }
 }
 

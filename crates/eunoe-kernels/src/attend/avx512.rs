@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::math::Lanes;
+use crate::transpose::transpose16;
 
 use super::bf16::Pairs;
 use super::dots::{self, Search};
@@ -33,36 +34,7 @@ impl Form for Avx512 {
     #[inline(always)]
     fn transpose(self, rows: [Lanes; 16]) -> [Lanes; 16] {
         // SAFETY: `self` proves AVX-512 F; a vector is 16 floats.
-        unsafe {
-            let rows: [__m512; 16] = std::mem::transmute(rows);
-            let mut pairs = [_mm512_setzero_ps(); 16];
-            for i in 0..8 {
-                pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
-                pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
-            }
-            // quads[4 q + c]: columns c, c + 4, c + 8, c + 12 of rows 4 q … 4 q + 3, one per 128 bits.
-            let mut quads = [_mm512_setzero_ps(); 16];
-            for q in 0..4 {
-                for half in 0..2 {
-                    let low = _mm512_castps_pd(pairs[4 * q + half]);
-                    let high = _mm512_castps_pd(pairs[4 * q + 2 + half]);
-                    quads[4 * q + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-                    quads[4 * q + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-                }
-            }
-            let mut columns = [_mm512_setzero_ps(); 16];
-            for c in 0..4 {
-                let even_low = _mm512_shuffle_f32x4::<0b10_00_10_00>(quads[c], quads[4 + c]);
-                let odd_low = _mm512_shuffle_f32x4::<0b11_01_11_01>(quads[c], quads[4 + c]);
-                let even_high = _mm512_shuffle_f32x4::<0b10_00_10_00>(quads[8 + c], quads[12 + c]);
-                let odd_high = _mm512_shuffle_f32x4::<0b11_01_11_01>(quads[8 + c], quads[12 + c]);
-                columns[c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(even_low, even_high);
-                columns[c + 8] = _mm512_shuffle_f32x4::<0b11_01_11_01>(even_low, even_high);
-                columns[c + 4] = _mm512_shuffle_f32x4::<0b10_00_10_00>(odd_low, odd_high);
-                columns[c + 12] = _mm512_shuffle_f32x4::<0b11_01_11_01>(odd_low, odd_high);
-            }
-            std::mem::transmute(columns)
-        }
+        unsafe { std::mem::transmute(transpose16(std::mem::transmute::<[Lanes; 16], [__m512; 16]>(rows))) }
     }
 
     #[inline(always)]

@@ -5,35 +5,11 @@ use std::cell::RefCell;
 use eunoe_core::Codec;
 
 use crate::math::Lanes;
+use crate::memory::Memory;
 use crate::strip::SlotLayout;
 
 use super::rows::LineMemory;
 use super::slots::{Ahead, Buffers, TILE};
-
-/// One cache line, so that vectors do not straddle two.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct CacheLine(#[allow(dead_code, reason = "seen as plain floats or words")] [f32; 16]);
-
-#[derive(Default)]
-struct Memory(Vec<CacheLine>);
-
-impl Memory {
-    fn get<T: Plain>(&mut self, len: usize) -> &mut [T] {
-        let lines = (len * size_of::<T>()).div_ceil(64);
-        if self.0.len() < lines {
-            self.0.resize(lines, CacheLine([0.0; 16]));
-        }
-        // SAFETY: `CacheLine` is 64 bytes, aligned for `T`, of which any bits are one; at least `len` are initialised.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
-    }
-}
-
-/// A number of which any bits are a value.
-trait Plain {}
-impl Plain for f32 {}
-impl Plain for u32 {}
-impl Plain for u8 {}
 
 /// What a task works in.
 pub(super) struct Scratch<'a> {
