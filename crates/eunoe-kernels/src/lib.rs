@@ -3,6 +3,7 @@
 
 pub mod attend;
 mod float16;
+pub mod grad;
 mod isa;
 pub mod limits;
 pub mod math;

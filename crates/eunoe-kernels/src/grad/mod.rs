@@ -1,0 +1,11 @@
+//! The operations of training, forward and backward, in f32: one file per operation.
+//!
+//! Every result is a sum in one fixed order: its bits depend neither on the number of threads nor on the instruction
+//! set. Sizes are checked once, where a call comes in; outputs are overwritten, whatever they held.
+
+pub mod attend;
+mod parts;
+mod product;
+mod scratch;
+#[cfg(test)]
+mod testing;
