@@ -8,5 +8,6 @@ pub mod norm;
 mod parts;
 mod product;
 mod scratch;
+pub mod softmax_loss;
 #[cfg(test)]
 mod testing;
