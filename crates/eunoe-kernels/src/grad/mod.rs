@@ -4,6 +4,7 @@
 //! set. Sizes are checked once, where a call comes in; outputs are overwritten, whatever they held.
 
 pub mod attend;
+pub mod glu;
 pub mod norm;
 mod parts;
 mod product;
