@@ -3,6 +3,7 @@
 //! Every result is a sum in one fixed order: its bits depend neither on the number of threads nor on the instruction
 //! set. Sizes are checked once, where a call comes in; outputs are overwritten, whatever they held.
 
+pub mod adamw;
 pub mod attend;
 pub mod glu;
 pub mod norm;
