@@ -5,6 +5,7 @@
 
 pub mod adamw;
 pub mod attend;
+pub mod decay;
 pub mod glu;
 pub mod norm;
 mod parts;
