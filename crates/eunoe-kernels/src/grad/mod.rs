@@ -10,6 +10,7 @@ pub mod glu;
 pub mod norm;
 mod parts;
 mod product;
+pub mod rope;
 pub mod scan;
 mod scratch;
 pub mod softmax_loss;
