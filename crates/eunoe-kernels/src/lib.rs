@@ -4,6 +4,7 @@
 pub mod attend;
 mod float16;
 pub mod gemm;
+pub mod grad;
 mod isa;
 pub mod limits;
 pub mod math;

@@ -1,0 +1,18 @@
+//! The operations of training, forward and backward, in f32: one file per operation.
+//!
+//! Every result is a sum in one fixed order: its bits depend neither on the number of threads nor on the instruction
+//! set. Sizes are checked once, where a call comes in; outputs are overwritten, whatever they held.
+
+pub mod adamw;
+pub mod attend;
+pub mod decay;
+pub mod glu;
+pub mod norm;
+mod parts;
+mod product;
+pub mod rope;
+pub mod scan;
+mod scratch;
+pub mod softmax_loss;
+#[cfg(test)]
+mod testing;
