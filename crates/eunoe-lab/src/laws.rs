@@ -252,6 +252,34 @@ fn gradients_pass_through_a_carried_state() {
 }
 
 #[test]
+fn kernels_give_what_the_plain_forms_give() {
+    // the same model in f32, where kernels run, and in f64, where none does
+    let of = |phrase: &str, dtype: DType| {
+        let mut params = Params::new(7, dtype, &Device::Cpu);
+        let lab = Lab::f64(16, 2, 2);
+        let mixer = build(phrase, &lab.spec, &mut params.init()).unwrap();
+        let x = lab.input(2, T).to_dtype(dtype).unwrap();
+        let (y, _) = run(mixer.as_ref(), &x, State::default());
+        let loss = (&y * lab.input(2, T).sin().unwrap().to_dtype(dtype).unwrap()).unwrap().sum_all().unwrap();
+        let grads = loss.backward().unwrap();
+        let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+        let grads = params.iter().map(|(name, p)| (name.to_owned(), wide(grads.get(&p.var).unwrap())));
+        (wide(&y.detach()), grads.collect::<Vec<_>>())
+    };
+    for phrase in CASES {
+        let ((y, grads), (want, want_grads)) = (of(phrase, DType::F32), of(phrase, DType::F64));
+        same(&y, &want, 1e-4, phrase);
+        let largest =
+            |t: &Tensor| t.abs().unwrap().flatten_all().unwrap().max_all().unwrap().to_scalar::<f64>();
+        let scale = want_grads.iter().map(|(_, grad)| largest(grad).unwrap()).fold(0.0, f64::max);
+        for ((name, grad), (_, want)) in grads.iter().zip(&want_grads) {
+            let off = largest(&(grad - want).unwrap()).unwrap();
+            assert!(off <= 1e-4 * scale, "{phrase}, `{name}`: {off} of {scale}");
+        }
+    }
+}
+
+#[test]
 fn a_phrase_that_cannot_be_is_refused_where_it_is_wrong() {
     for (phrase, why) in [
         ("", "mixer ``, character 1: expected a mixer"),

@@ -113,7 +113,7 @@ impl Mixer for DeltaRule {
     fn run(&self, x: &Tensor, mut state: State, _: &mut Ctx<'_>) -> Result<(Tensor, State)> {
         let mut mixed = |i: usize, name| -> Result<Tensor> {
             let (linear, conv) = &self.qkv[i];
-            nets::split(&conv.run(&linear.run(x)?, &mut state, name)?.silu()?, self.spec.heads)
+            nets::split(&ops::silu(&conv.run(&linear.run(x)?, &mut state, name)?)?, self.spec.heads)
         };
         let (q, k, v) = (mixed(0, "q_tail")?, mixed(1, "k_tail")?, mixed(2, "v_tail")?);
         let beta = ops::sigmoid(&nets::split(&self.beta.run(x)?, self.spec.heads)?)?;

@@ -12,7 +12,7 @@ use eunoe_core::{Arg, Card, Kind, Shelf};
 
 use super::{MixerEntry, Spec};
 use crate::nets::{Init, Linear, ShortConv};
-use crate::{Cost, Ctx, Mixer, Result, State};
+use crate::{Cost, Ctx, Mixer, Result, State, ops};
 
 /// The mixer's entry.
 pub static ENTRY: MixerEntry = MixerEntry {
@@ -70,7 +70,7 @@ impl GatedConv {
 
 impl Mixer for GatedConv {
     fn run(&self, x: &Tensor, mut state: State, _: &mut Ctx<'_>) -> Result<(Tensor, State)> {
-        let inner = self.conv.run(&self.conv_in.run(x)?, &mut state, "tail")?.silu()?;
+        let inner = ops::silu(&self.conv.run(&self.conv_in.run(x)?, &mut state, "tail")?)?;
         state.pos += x.dim(1)?;
         Ok((self.out.run(&(inner * self.gate.run(x)?)?)?, state))
     }

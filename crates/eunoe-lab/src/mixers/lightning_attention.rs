@@ -72,7 +72,7 @@ fn decays_of(spec: &Spec) -> Vec<f64> {
 
 impl Mixer for LightningAttention {
     fn run(&self, x: &Tensor, mut state: State, _: &mut Ctx<'_>) -> Result<(Tensor, State)> {
-        let heads = |linear: &Linear| nets::split(&linear.run(x)?.silu()?, self.spec.heads);
+        let heads = |linear: &Linear| nets::split(&ops::silu(&linear.run(x)?)?, self.spec.heads);
         let [q, k, v] = &self.qkv;
         let (q, k, v) = (heads(q)?, heads(k)?, heads(v)?);
         let (o, kv) = ops::decay_attend(&q, &k, &v, &self.decay, state.take("kv"), self.chunk)?;

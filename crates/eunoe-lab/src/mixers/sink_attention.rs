@@ -63,9 +63,6 @@ pub struct SinkAttention {
 impl SinkAttention {
     fn new(spec: &Spec, form: &'static str, init: &mut Init<'_>) -> Result<Self> {
         let (m, d) = (spec.d_model, spec.head_dim());
-        if d % 2 == 1 {
-            candle_core::bail!("heads of {d} numbers cannot be rotated: `d_model` / `heads` must be even");
-        }
         let mut bias =
             |name, has: bool| has.then(|| init.normal(name, &[spec.heads, d], spec.std)).transpose();
         let k_bias = bias("k_bias", form.starts_with('k'))?;
@@ -73,7 +70,7 @@ impl SinkAttention {
         let mut linear = |name, std| Linear::new(&mut init.at(name), m, m, std);
         let qkv = [linear("q", spec.std)?, linear("k", spec.std)?, linear("v", spec.std)?];
         let out = linear("out", spec.out_std)?;
-        Ok(Self { qkv, out, k_bias, v_bias, form, rope: Rope::new(spec.rope_base, d), spec: *spec })
+        Ok(Self { qkv, out, k_bias, v_bias, form, rope: Rope::new(spec.rope_base, d)?, spec: *spec })
     }
 
     /// Weights before division `[b, h, t_q, t_k]`, 0 where `mask` is, and their divisor `[b, h, t_q, 1]` where there is

@@ -55,9 +55,6 @@ impl SoftmaxAttention {
     /// Heads of an odd width, which cannot be rotated.
     pub fn new(spec: &Spec, window: Option<usize>, init: &mut Init<'_>) -> Result<Self> {
         let (m, d) = (spec.d_model, spec.head_dim());
-        if d % 2 == 1 {
-            candle_core::bail!("heads of {d} numbers cannot be rotated: `d_model` / `heads` must be even");
-        }
         let mut linear = |name, outputs| -> Result<Linear> {
             let mut init = init.at(name);
             let linear = Linear::new(&mut init, m, outputs, spec.std)?;
@@ -68,7 +65,7 @@ impl SoftmaxAttention {
             k: linear("k", spec.kv_heads * d)?,
             v: linear("v", spec.kv_heads * d)?,
             out: Linear::new(&mut init.at("out"), m, m, spec.out_std)?,
-            rope: Rope::new(spec.rope_base, d),
+            rope: Rope::new(spec.rope_base, d)?,
             spec: *spec,
             window,
         })

@@ -82,14 +82,11 @@ struct Near {
 impl Near {
     fn new(spec: &Spec, window: usize, persistent: usize, init: &mut Init<'_>) -> Result<Self> {
         let (m, d) = (spec.d_model, spec.head_dim());
-        if d % 2 == 1 {
-            candle_core::bail!("heads of {d} numbers cannot be rotated: `d_model` / `heads` must be even");
-        }
         let shape = [2, spec.heads, persistent, d];
         let persistent = (persistent > 0).then(|| init.normal("persistent", &shape, spec.std)).transpose()?;
         let mut linear = |name| Linear::new(&mut init.at(name), m, m, spec.std);
         let qkv = [linear("q")?, linear("k")?, linear("v")?];
-        Ok(Self { qkv, persistent, rope: Rope::new(spec.rope_base, d), heads: spec.heads, window })
+        Ok(Self { qkv, persistent, rope: Rope::new(spec.rope_base, d)?, heads: spec.heads, window })
     }
 
     /// Keys and values of rows `[b, t, m]` from position `pos` on.

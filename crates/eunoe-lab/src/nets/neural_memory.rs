@@ -128,11 +128,11 @@ impl NeuralMemory {
     /// # Errors
     /// Those of tensor work.
     pub fn recall(&self, x: &Tensor, state: &State) -> Result<Tensor> {
-        let q = ops::unit(&split(&self.qkv[0].0.run(x)?.silu()?, self.heads)?, 1e-6)?;
+        let q = ops::unit(&split(&ops::silu(&self.qkv[0].0.run(x)?)?, self.heads)?, 1e-6)?;
         let weights = self.weights(&mut state.clone(), x)?;
         let mut y = matmul(&q, &weights.now[0].t()?)?;
         if let Some(second) = weights.now.get(1) {
-            y = matmul(&y.silu()?, &second.t()?)?;
+            y = matmul(&ops::silu(&y)?, &second.t()?)?;
         }
         super::join(&y)
     }
@@ -157,7 +157,7 @@ impl NeuralMemory {
     fn projected(&self, x: &Tensor, state: &mut State) -> Result<[Tensor; 3]> {
         let mut mixed = |i: usize, name| -> Result<Tensor> {
             let (linear, conv) = &self.qkv[i];
-            split(&conv.run(&linear.run(x)?, state, name)?.silu()?, self.heads)
+            split(&ops::silu(&conv.run(&linear.run(x)?, state, name)?)?, self.heads)
         };
         let (q, k, v) = (mixed(0, "q_tail")?, mixed(1, "k_tail")?, mixed(2, "v_tail")?);
         Ok([ops::unit(&q, 1e-6)?, ops::unit(&k, 1e-6)?, v])
@@ -212,7 +212,7 @@ impl NeuralMemory {
         let mut after = Weights { now: Vec::new(), momentum: Vec::new() };
         for (l, (inputs, delta)) in deltas.iter().enumerate() {
             let (w, s) = (&weights.now[l], &weights.momentum[l]);
-            let y_in = if l == 0 { y } else { y.silu()? };
+            let y_in = if l == 0 { y } else { ops::silu(&y)? };
             y = mix.read(&y_in, inputs, delta, w, s, c - r)?;
             let (w, s) = mix.end(inputs, delta, w, s)?;
             after.now.push(w);
@@ -227,7 +227,7 @@ impl NeuralMemory {
         let Some(second) = weights.now.get(1) else {
             return Ok(vec![(k.clone(), ((z - v)? * 2.0)?)]);
         };
-        let (gate, a) = (ops::sigmoid(&z)?, z.silu()?);
+        let (gate, a) = (ops::sigmoid(&z)?, ops::silu(&z)?);
         let outer = ((matmul(&a, &second.t()?)? - v)? * 2.0)?;
         // silu' = σ (1 + z (1 − σ))
         let slope = (&gate * ((z * gate.affine(-1.0, 1.0)?)? + 1.0)?)?;

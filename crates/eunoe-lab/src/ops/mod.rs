@@ -1,36 +1,25 @@
 //! The operations that training spends its time in. Each has a plain form out of tensor operations, which runs on every
 //! device and in every type, and may have a kernel, which computes the same in f32 on the CPU.
 
+mod attend;
 mod decay;
+mod kernels;
+mod product;
+mod rotate;
+mod rows;
+#[cfg(test)]
+mod tests;
 
+pub use attend::{attend, attn};
 pub use decay::decay_attend;
+pub use kernels::{set_plain, set_threads};
+pub use product::{linear, matmul};
+pub use rotate::rotate;
+pub use rows::{IGNORE, cross_entropy, nll, rms_norm, sigmoid, silu, silu_mul};
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Device, Tensor};
 
 use crate::Result;
-
-/// x Wᵀ: `[…, k]` and `[n, k]` → `[…, n]`.
-///
-/// # Errors
-/// Widths that differ.
-pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (n, k) = weight.dims2()?;
-    let mut shape = x.dims().to_vec();
-    match shape.last_mut() {
-        Some(last) if *last == k => *last = n,
-        _ => candle_core::bail!("a matrix of [{n}, {k}] on {:?}", x.dims()),
-    }
-    let rows = x.elem_count() / k.max(1);
-    x.reshape((rows, k))?.matmul(&weight.t()?)?.reshape(shape)
-}
-
-/// Batched product of the last two axes.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    a.contiguous()?.matmul(&b.contiguous()?)
-}
 
 /// Exchanges axes 1 and 2 of four: `[b, t, h, d]` ↔ `[b, h, t, d]`, in row-major order again.
 ///
@@ -38,51 +27,6 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// Another number of axes.
 pub fn swap(x: &Tensor) -> Result<Tensor> {
     x.transpose(1, 2)?.contiguous()
-}
-
-/// Turns the halves of each head against each other by angles whose cosines and sines are `[t, d / 2]`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let half = cos.dim(1)?;
-    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-    let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-    let second = (a.broadcast_mul(sin)? + b.broadcast_mul(cos)?)?;
-    Tensor::cat(&[&first, &second], D::Minus1)
-}
-
-/// x / sqrt(mean(x²) + eps) over the last axis, times `weight`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn rms_norm(x: &Tensor, weight: Option<&Tensor>, eps: f64) -> Result<Tensor> {
-    let dtype = x.dtype();
-    let wide = if dtype == DType::BF16 { x.to_dtype(DType::F32)? } else { x.clone() };
-    let square = (wide.sqr()?.mean_keepdim(D::Minus1)? + eps)?;
-    let y = wide.broadcast_div(&square.sqrt()?)?;
-    let y = match weight {
-        Some(weight) => y.broadcast_mul(&weight.to_dtype(y.dtype())?)?,
-        None => y,
-    };
-    y.to_dtype(dtype)
-}
-
-/// silu(gate) ⊙ up.
-///
-/// # Errors
-/// Shapes that differ.
-pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
-}
-
-/// 1 / (1 + e^−x).
-///
-/// # Errors
-/// Those of tensor work.
-pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    // tanh neither overflows nor loses its gradient where e^x would
-    ((x * 0.5)?.tanh()? + 1.0)? * 0.5
 }
 
 /// ln(1 + e^x), without overflow.
@@ -164,54 +108,3 @@ pub fn repeat_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let group = heads / kv_heads;
     x.unsqueeze(2)?.broadcast_as((b, kv_heads, group, t, d))?.reshape((b, heads, t, d))
 }
-
-/// Attention probabilities `[b, h, t_q, t_k]` of `q` `[b, h, t_q, d]` over `k` `[b, h_kv, t_k, d]`: the last query stands
-/// with the last key, no query looks ahead or further back than `window`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn attn(q: &Tensor, k: &Tensor, window: Option<usize>) -> Result<Tensor> {
-    let (_, heads, t_q, d) = q.dims4()?;
-    let k = repeat_heads(k, heads)?;
-    let scores = (matmul(q, &k.t()?)? * (d as f64).powf(-0.5))?;
-    let mask = causal(t_q, k.dim(2)?, window, &scores)?;
-    softmax(&masked(&scores, &mask)?)
-}
-
-/// Causal softmax attention, `[b, h, t_q, d]`; as [`attn`], then times `v` `[b, h_kv, t_k, d]`.
-///
-/// # Errors
-/// Shapes that do not fit.
-pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor> {
-    matmul(&attn(q, k, window)?, &repeat_heads(v, q.dim(1)?)?)
-}
-
-/// Mean negative log-likelihood in nats of `targets` `[r]` under `logits` `[r, v]`, over the rows whose target is not
-/// [`IGNORE`]; 0 where there is none.
-///
-/// # Errors
-/// A target that is no class.
-pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let nll = nll(logits, targets)?;
-    let rows = targets.ne(IGNORE)?.to_dtype(nll.dtype())?;
-    let count = rows.sum_all()?.maximum(1.0)?;
-    (nll * rows)?.sum_all()? / count
-}
-
-/// Negative log-likelihood in nats of each row's target, 0 where it is [`IGNORE`].
-///
-/// # Errors
-/// A target that is no class.
-pub fn nll(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let logits = if logits.dtype() == DType::BF16 { logits.to_dtype(DType::F32)? } else { logits.clone() };
-    let max = logits.max_keepdim(D::Minus1)?.detach();
-    let shifted = logits.broadcast_sub(&max)?;
-    let lse = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
-    let counts = targets.ne(IGNORE)?;
-    let index = counts.where_cond(targets, &targets.zeros_like()?)?;
-    let own = shifted.gather(&index.unsqueeze(1)?, D::Minus1)?;
-    (lse - own)?.squeeze(1)? * counts.to_dtype(shifted.dtype())?
-}
-
-/// The target of a row that does not count.
-pub const IGNORE: u32 = u32::MAX;

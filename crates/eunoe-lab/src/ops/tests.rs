@@ -1,0 +1,108 @@
+//! Every kernel beside its plain form, which runs in f64: results and gradients.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor, Var};
+use eunoe_kernels::rope::{Rope, Style};
+
+use super::*;
+use crate::nets::Params;
+
+/// Of the largest entry: sums of some hundred terms in f32.
+const TOLERANCE: f64 = 2e-5;
+
+fn draws(shapes: &[&[usize]], dtype: DType) -> Vec<Var> {
+    let mut params = Params::new(5, dtype, &Device::Cpu);
+    let mut init = params.init();
+    let draw =
+        |(i, shape): (usize, &&[usize])| Var::from_tensor(&init.normal(&i.to_string(), shape, 1.0).unwrap());
+    shapes.iter().enumerate().map(draw).map(Result::unwrap).collect()
+}
+
+/// The result of `op` and the gradients of Σ sin(i) y_i, in f64.
+fn all(shapes: &[&[usize]], dtype: DType, op: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
+    let vars = draws(shapes, dtype);
+    let inputs: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let y = op(&inputs).unwrap();
+    let weights: Vec<f64> = (0..y.elem_count()).map(|i| (i as f64).sin()).collect();
+    let weights = Tensor::from_vec(weights, y.shape(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+    let grads = (&y * weights).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = vars.iter().map(|var| grads.get(var).unwrap().clone());
+    [y.detach()].into_iter().chain(grads).map(|t| t.to_dtype(DType::F64).unwrap()).collect()
+}
+
+fn check(what: &str, shapes: &[&[usize]], op: &dyn Fn(&[Tensor]) -> Result<Tensor>) {
+    let largest =
+        |t: &Tensor| t.abs().unwrap().flatten_all().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+    for (i, (got, want)) in all(shapes, DType::F32, op).iter().zip(all(shapes, DType::F64, op)).enumerate() {
+        assert_eq!(got.dims(), want.dims(), "{what}, {i}");
+        let (off, scale) = (largest(&(got - &want).unwrap()), largest(&want));
+        assert!(off <= TOLERANCE * scale, "{what}, {i}: {off} of {scale}");
+    }
+}
+
+#[test]
+fn products() {
+    check("linear", &[&[2, 5, 33], &[17, 33]], &|x| linear(&x[0], &x[1]));
+    check("matmul", &[&[2, 3, 5, 33], &[2, 3, 33, 7]], &|x| matmul(&x[0], &x[1]));
+    check("matmul of transposed", &[&[2, 3, 33, 5], &[2, 3, 7, 33]], &|x| matmul(&x[0].t()?, &x[1].t()?));
+    check("matmul of swapped heads", &[&[2, 5, 3, 4], &[2, 6, 3, 4]], &|x| {
+        matmul(&x[0].transpose(1, 2)?, &x[1].transpose(1, 2)?.t()?)
+    });
+    check("matmul of broadcast", &[&[1, 3, 5, 4], &[2, 3, 4, 6]], &|x| {
+        matmul(&x[0].broadcast_as((2, 3, 5, 4))?, &x[1])
+    });
+    check("matmul of a part", &[&[2, 9, 4], &[2, 4, 6]], &|x| matmul(&x[0].narrow(1, 3, 5)?, &x[1]));
+}
+
+#[test]
+fn attention() {
+    for (window, t_q, t_k, kv_heads) in
+        [(None, 9, 9, 4), (None, 1, 7, 2), (Some(4), 70, 70, 1), (Some(3), 5, 8, 4)]
+    {
+        let kv = [2, kv_heads, t_k, 8];
+        check(&format!("{window:?} {t_q} {t_k}"), &[&[2, 4, t_q, 8], &kv, &kv], &|x| {
+            attend(&x[0], &x[1], &x[2], window)
+        });
+    }
+}
+
+#[test]
+fn rows() {
+    check("norm", &[&[3, 5, 19], &[19]], &|x| rms_norm(&x[0], Some(&x[1]), 1e-5));
+    check("norm without a gain", &[&[3, 5, 19]], &|x| rms_norm(&x[0], None, 1e-6));
+    check("gate", &[&[3, 57], &[3, 57]], &|x| silu_mul(&x[0], &x[1]));
+    check("silu", &[&[3, 57]], &|x| silu(&x[0]));
+    check("sigmoid", &[&[3, 57]], &|x| sigmoid(&x[0]));
+    let targets = Tensor::new(&[3u32, IGNORE, 0, 18], &Device::Cpu).unwrap();
+    check("nll", &[&[4, 19]], &|x| nll(&x[0], &targets));
+    check("cross-entropy", &[&[4, 19]], &|x| cross_entropy(&x[0], &targets)?.unsqueeze(0));
+}
+
+#[test]
+fn rotation() {
+    let rope = Arc::new(Rope::new(Style::Neox, 8, 1e4, 1.0, None).unwrap());
+    check("rotate", &[&[2, 3, 5, 8]], &|x| rotate(&x[0], &rope, 1e4, 7));
+}
+
+#[test]
+fn decay() {
+    let state: &[usize] = &[2, 2, 6, 4];
+    for (t, chunk) in [(1, 64), (9, 4), (130, 16)] {
+        let (key, value): (&[usize], &[usize]) = (&[2, 2, t, 6], &[2, 2, t, 4]);
+        let both = |x: &[Tensor], start: Option<Tensor>| {
+            let (o, s) = decay_attend(&x[0], &x[1], &x[2], &[0.9, 1.0], start, chunk)?;
+            Tensor::cat(&[&o, &s], 2)
+        };
+        check("decay", &[key, key, value], &|x| both(x, None));
+        check("decay from a state", &[key, key, value, state], &|x| both(x, Some(x[3].clone())));
+    }
+}
+
+#[test]
+fn a_target_that_is_no_class_is_an_error() {
+    let logits = Tensor::zeros((1, 3), DType::F32, &Device::Cpu).unwrap();
+    let target = Tensor::new(&[3u32], &Device::Cpu).unwrap();
+    assert!(nll(&logits, &target).is_err());
+    assert!(nll(&logits.to_dtype(DType::F64).unwrap(), &target).is_err());
+}
