@@ -72,7 +72,9 @@ impl Norm<'_> {
                 #[inline(always)]
                 || {
                     let x = &x[rows.start * width..rows.end * width];
-                    x.chunks_exact(width).zip(y.chunks_exact_mut(width)).for_each(|(x, y)| self.row(x, y));
+                    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                        self.row(x, y);
+                    }
                 },
             );
         });
@@ -117,7 +119,11 @@ impl Norm<'_> {
             total.fill(0.0);
             isa.run(
                 #[inline(always)]
-                || partial.chunks_exact(width).for_each(|part| add(total, part)),
+                || {
+                    for part in partial.chunks_exact(width) {
+                        add(total, part);
+                    }
+                },
             );
         }
         Ok(())
@@ -147,12 +153,18 @@ impl Norm<'_> {
     #[inline(always)]
     fn row(&self, x: &[f32], y: &mut [f32]) {
         let Stats { mean, inverse } = self.stats(x);
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * inverse);
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = (x - mean) * inverse;
+        }
         if let Some(weight) = self.weight {
-            y.iter_mut().zip(weight).for_each(|(y, w)| *y *= w);
+            for (y, w) in y.iter_mut().zip(weight) {
+                *y *= w;
+            }
         }
         if let Some(bias) = self.bias {
-            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            for (y, b) in y.iter_mut().zip(bias) {
+                *y += b;
+            }
         }
     }
 
@@ -170,7 +182,11 @@ impl Norm<'_> {
             }
             add(dbias, dy);
             match self.weight {
-                Some(weight) => dx.iter_mut().zip(dy).zip(weight).for_each(|((dx, dy), w)| *dx = dy * w),
+                Some(weight) => {
+                    for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(weight) {
+                        *dx = dy * w;
+                    }
+                }
                 None => dx.copy_from_slice(dy),
             }
             self.through(x, stats, dx);
@@ -194,7 +210,9 @@ impl Norm<'_> {
 
 #[inline(always)]
 fn add(total: &mut [f32], part: &[f32]) {
-    total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    for (total, part) in total.iter_mut().zip(part) {
+        *total += part;
+    }
 }
 
 #[cfg(test)]

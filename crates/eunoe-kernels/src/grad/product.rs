@@ -3,6 +3,8 @@
 //! Each value is one chain of fused multiply-adds in the order of the inner index, from 0 or from what stood there, in
 //! every vector form.
 
+use std::ops::Range;
+
 use crate::Isa;
 
 /// A matrix in memory: element (i, j) lies at `i * row + j * col`.
@@ -32,6 +34,14 @@ impl<'a> Mat<'a> {
 
     pub(super) fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Some rows.
+    #[inline(always)]
+    pub(super) fn part(self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows of a matrix");
+        let at = (rows.start * self.row).min(self.data.len());
+        Self { data: &self.data[at..], rows: rows.len(), ..self }
     }
 
     /// The transposed matrix, same memory.

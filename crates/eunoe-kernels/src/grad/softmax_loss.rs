@@ -113,7 +113,11 @@ impl Targets<'_> {
                 let (lse, dloss) = (lse[row], dloss[row]);
                 isa.run(
                     #[inline(always)]
-                    || out.iter_mut().for_each(|x| *x = exp(*x - lse) * dloss),
+                    || {
+                        for x in out.iter_mut() {
+                            *x = exp(*x - lse) * dloss;
+                        }
+                    },
                 );
                 out[column] -= dloss;
             }
@@ -137,6 +141,9 @@ impl Targets<'_> {
     }
 }
 
+/// Values whose powers are summed at a time.
+const PIECE: usize = 256;
+
 #[inline(always)]
 fn log_sum_exp(row: &[f32]) -> f32 {
     let mut best: Lanes = [f32::NEG_INFINITY; 16];
@@ -152,7 +159,16 @@ fn log_sum_exp(row: &[f32]) -> f32 {
     let best = fold(best, max);
     // a row of -∞ alone: ln 0
     let base = if best == f32::NEG_INFINITY { 0.0 } else { best };
-    base + sum([row], |[x]| exp(x - base)).ln()
+    let mut total = 0.0;
+    for row in row.chunks(PIECE) {
+        // powers first: a loop that also folds them would not compile to vectors
+        let powers = &mut [0.0; PIECE][..row.len()];
+        for (power, x) in powers.iter_mut().zip(row) {
+            *power = exp(x - base);
+        }
+        total += sum([powers], |[power]| power);
+    }
+    base + total.ln()
 }
 
 #[cfg(test)]

@@ -207,12 +207,14 @@ impl Call<'_> {
         let keys = Some(a.keys(&of.rows, block)).filter(|keys| !keys.is_empty())?;
         let columns = of.rows.len().next_multiple_of(LANES);
         let first = kv_head * a.t_k + keys.start;
-        let k = Mat::new(&self.inputs.k[first * d..], keys.len(), d, d);
-        let v = Mat::new(&self.inputs.v[first * d_v..], keys.len(), d_v, d_v);
         let attn = &mut tile.attn[..keys.len() * QUERIES];
         let dscores = &mut tile.dscores[..keys.len() * QUERIES];
-        product(isa, k, Mat::new(of.q, d, columns, QUERIES), attn, QUERIES, false);
-        product(isa, v, Mat::new(of.dout, d_v, columns, QUERIES), dscores, QUERIES, false);
+        for piece in a.pieces(&of.rows, &keys) {
+            let (k, v) = (&self.inputs.k[first * d..], &self.inputs.v[first * d_v..]);
+            product(isa, piece.keys(k, d), piece.columns(of.q, d), &mut attn[piece.at()..], QUERIES, false);
+            let (values, dout) = (piece.keys(v, d_v), piece.columns(of.dout, d_v));
+            product(isa, values, dout, &mut dscores[piece.at()..], QUERIES, false);
+        }
         isa.run(
             #[inline(always)]
             || {
@@ -227,20 +229,23 @@ impl Call<'_> {
     }
 
     fn add_queries(&self, of: &Rows<'_>, keys: &Range<usize>, tile: &Tile<'_>, dq: &mut [f32]) {
-        let d = self.attention.head_dim;
-        let first = of.head / self.attention.group() * self.attention.t_k + keys.start;
-        let k = Mat::new(&self.inputs.k[first * d..], keys.len(), d, d);
-        let dscores = Mat::new(tile.dscores, keys.len(), of.rows.len(), QUERIES).t();
-        product(self.isa, dscores, k, dq, d, true);
+        let (a, d) = (self.attention, self.attention.head_dim);
+        let k = &self.inputs.k[(of.head / a.group() * a.t_k + keys.start) * d..];
+        for piece in a.pieces(&of.rows, keys) {
+            let dq = &mut dq[piece.queries.start * d..];
+            product(self.isa, piece.of(tile.dscores).t(), piece.keys(k, d), dq, d, true);
+        }
     }
 
     fn add_keys(&self, of: &Rows<'_>, keys: &Range<usize>, tile: &Tile<'_>, dk: &mut [f32], dv: &mut [f32]) {
-        let (a, rows) = (self.attention, of.rows.len());
+        let (a, isa) = (self.attention, self.isa);
         let (d, d_v, first) = (a.head_dim, a.value_dim, of.head * a.t_q + of.rows.start);
-        let q = Mat::new(&self.inputs.q[first * d..], rows, d, d);
-        let dout = Mat::new(&self.outputs.dout[first * d_v..], rows, d_v, d_v);
-        product(self.isa, Mat::new(tile.dscores, keys.len(), rows, QUERIES), q, dk, d, true);
-        product(self.isa, Mat::new(tile.attn, keys.len(), rows, QUERIES), dout, dv, d_v, true);
+        let (q, dout) = (&self.inputs.q[first * d..], &self.outputs.dout[first * d_v..]);
+        for piece in a.pieces(&of.rows, keys) {
+            let (dk, dv) = (&mut dk[piece.keys.start * d..], &mut dv[piece.keys.start * d_v..]);
+            product(isa, piece.of(tile.dscores), piece.rows(q, d), dk, d, true);
+            product(isa, piece.of(tile.attn), piece.rows(dout, d_v), dv, d_v, true);
+        }
     }
 }
 

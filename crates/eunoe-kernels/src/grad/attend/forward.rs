@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use eunoe_core::Result;
 
-use crate::math::{Lanes, exp2, max};
+use crate::math::{exp2, max};
 use crate::pool::Shards;
 use crate::{Isa, Pool};
 
@@ -88,14 +88,15 @@ impl Attention {
                 if keys.is_empty() {
                     continue;
                 }
-                let values = Mat::new(&v[keys.start * d_v..], keys.len(), d_v, d_v);
-                let keys_of = Mat::new(&k[keys.start * d..], keys.len(), d, d);
-                self.weigh(isa, &mut state, keys_of, rows, &keys);
+                self.weigh(isa, &mut state, &k[keys.start * d..], rows, &keys);
                 if self.weights == Weights::Softmax {
                     scale_rows(isa, out, d_v, state.worth);
                 }
-                let weights = Mat::new(state.tile, keys.len(), rows.len(), QUERIES).t();
-                product(isa, weights, values, out, d_v, true);
+                for piece in self.pieces(rows, &keys) {
+                    let (weights, values) =
+                        (piece.of(state.tile).t(), piece.keys(&v[keys.start * d_v..], d_v));
+                    product(isa, weights, values, &mut out[piece.queries.start * d_v..], d_v, true);
+                }
             }
             if self.weights == Weights::Softmax {
                 finish(isa, &mut state, d_v, out, lse);
@@ -104,26 +105,32 @@ impl Attention {
     }
 
     /// Fills the tile with the weights of `keys`.
-    fn weigh(&self, isa: Isa, state: &mut Rows<'_>, k: Mat<'_>, rows: &Range<usize>, keys: &Range<usize>) {
+    fn weigh(&self, isa: Isa, state: &mut Rows<'_>, k: &[f32], rows: &Range<usize>, keys: &Range<usize>) {
         let columns = rows.len().next_multiple_of(LANES);
         let tile = &mut state.tile[..keys.len() * QUERIES];
-        product(isa, k, Mat::new(state.q, self.head_dim, columns, QUERIES), tile, QUERIES, false);
+        for piece in self.pieces(rows, keys) {
+            let (k, q) = (piece.keys(k, self.head_dim), piece.columns(state.q, self.head_dim));
+            product(isa, k, q, &mut tile[piece.at()..], QUERIES, false);
+        }
         match self.weights {
             Weights::Softmax => {
                 self.mask(rows, keys, tile, f32::NEG_INFINITY);
                 isa.run(
                     #[inline(always)]
                     || {
-                        for column in (0..columns).step_by(LANES) {
-                            soften(tile, column, state.top, state.sum, state.worth);
-                        }
+                        let Rows { top, sum, worth, .. } = state;
+                        soften(tile, &mut top[..columns], &mut sum[..columns], &mut worth[..columns]);
                     },
                 );
             }
             Weights::Sigmoid => {
                 isa.run(
                     #[inline(always)]
-                    || tile.iter_mut().for_each(|score| *score = sigmoid(*score)),
+                    || {
+                        for score in tile.iter_mut() {
+                            *score = sigmoid(*score);
+                        }
+                    },
                 );
                 self.mask(rows, keys, tile, 0.0);
             }
@@ -131,35 +138,34 @@ impl Attention {
     }
 }
 
-/// Scores of 16 columns become powers of 2 below their largest so far.
+/// Scores become powers of 2 below the largest so far of their column. Loops are over slices of any length, which
+/// compile to vectors; fixed lanes would be unrolled and then not.
 #[inline(always)]
-fn soften(tile: &mut [f32], column: usize, top: &mut [f32], sum: &mut [f32], worth: &mut [f32]) {
-    let lanes = column..column + LANES;
-    let before: Lanes = std::array::from_fn(|i| top[column + i]);
-    let mut best = before;
+fn soften(tile: &mut [f32], top: &mut [f32], sum: &mut [f32], worth: &mut [f32]) {
+    let columns = top.len();
+    worth.copy_from_slice(top);
     for line in tile.chunks_exact(QUERIES) {
-        let line = &line[lanes.clone()];
-        for i in 0..LANES {
-            best[i] = max(line[i], best[i]);
+        for (top, score) in top.iter_mut().zip(line) {
+            *top = max(*score, *top);
         }
     }
-    // a row that has seen no key has no largest score: its weights are 2^-∞ all the same
-    let base = best.map(|best| if best == f32::NEG_INFINITY { 0.0 } else { best });
-    let worth = &mut worth[lanes.clone()];
-    let mut total: Lanes = [0.0; LANES];
-    for i in 0..LANES {
-        worth[i] = exp2(before[i] - base[i]);
-        total[i] = sum[column + i] * worth[i];
+    for ((worth, sum), top) in worth.iter_mut().zip(sum.iter_mut()).zip(top.iter()) {
+        *worth = exp2(*worth - base(*top));
+        *sum *= *worth;
     }
     for line in tile.chunks_exact_mut(QUERIES) {
-        let line = &mut line[lanes.clone()];
-        for i in 0..LANES {
-            line[i] = exp2(line[i] - base[i]);
-            total[i] += line[i];
+        let line = line[..columns].iter_mut();
+        for ((score, sum), top) in line.zip(sum.iter_mut()).zip(top.iter()) {
+            *score = exp2(*score - base(*top));
+            *sum += *score;
         }
     }
-    top[lanes.clone()].copy_from_slice(&best);
-    sum[lanes].copy_from_slice(&total);
+}
+
+/// A row that has seen no key has no largest score: its weights are 2^-∞ all the same.
+#[inline(always)]
+fn base(top: f32) -> f32 {
+    if top == f32::NEG_INFINITY { 0.0 } else { top }
 }
 
 fn scale_rows(isa: Isa, out: &mut [f32], width: usize, factors: &[f32]) {
@@ -167,7 +173,9 @@ fn scale_rows(isa: Isa, out: &mut [f32], width: usize, factors: &[f32]) {
         #[inline(always)]
         || {
             for (row, factor) in out.chunks_exact_mut(width.max(1)).zip(factors) {
-                row.iter_mut().for_each(|out| *out *= factor);
+                for out in row {
+                    *out *= factor;
+                }
             }
         },
     );

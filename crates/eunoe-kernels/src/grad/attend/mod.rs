@@ -20,6 +20,7 @@ use std::ops::Range;
 use eunoe_core::{Error, Result};
 
 use super::parts::{check, size};
+use super::product::Mat;
 
 /// Queries of a tile: its columns.
 const QUERIES: usize = 64;
@@ -152,10 +153,25 @@ impl Attention {
         start..end.max(start)
     }
 
+    fn sees_all(&self, rows: &Range<usize>, keys: &Range<usize>) -> bool {
+        self.sight(rows.start).end >= keys.end && self.sight(rows.end - 1).start <= keys.start
+    }
+
+    /// The parts of a tile that are not wholly masked, queries ascending: all of it, or one per vector of queries.
+    fn pieces(&self, rows: &Range<usize>, keys: &Range<usize>) -> impl Iterator<Item = Piece> {
+        let width = if self.sees_all(rows, keys) { QUERIES } else { LANES };
+        rows.clone().step_by(width).filter_map(move |first| {
+            let last = rows.end.min(first + width) - 1;
+            let start = self.sight(first).start.max(keys.start);
+            let end = self.sight(last).end.min(keys.end);
+            let queries = first - rows.start..last + 1 - rows.start;
+            (start < end).then(|| Piece { queries, keys: start - keys.start..end - keys.start })
+        })
+    }
+
     /// Sets what `rows` do not see of `keys` to `value`; `tile` has a row per key and a column per query.
     fn mask(&self, rows: &Range<usize>, keys: &Range<usize>, tile: &mut [f32], value: f32) {
-        let (first, last) = (self.sight(rows.start), self.sight(rows.end - 1));
-        if first.end >= keys.end && last.start <= keys.start {
+        if self.sees_all(rows, keys) {
             return;
         }
         for (key, line) in keys.clone().zip(tile.chunks_exact_mut(QUERIES)) {
@@ -172,6 +188,40 @@ impl Attention {
     /// Factor on scores so that they are powers of 2.
     fn scale_of_powers(&self) -> f32 {
         self.scale * std::f32::consts::LOG2_E
+    }
+}
+
+/// A part of a tile; indices count from the tile's first.
+struct Piece {
+    queries: Range<usize>,
+    keys: Range<usize>,
+}
+
+impl Piece {
+    /// Where it starts in a tile.
+    fn at(&self) -> usize {
+        self.keys.start * QUERIES + self.queries.start
+    }
+
+    /// It, in a tile.
+    fn of<'a>(&self, tile: &'a [f32]) -> Mat<'a> {
+        Mat::new(&tile[self.at()..], self.keys.len(), self.queries.len(), QUERIES)
+    }
+
+    /// Its queries of a tile's `[dim, QUERIES]`: whole vectors.
+    fn columns<'a>(&self, turned: &'a [f32], dim: usize) -> Mat<'a> {
+        let at = self.queries.start.min(turned.len());
+        Mat::new(&turned[at..], dim, self.queries.len().next_multiple_of(LANES), QUERIES)
+    }
+
+    /// Its queries of a tile's rows.
+    fn rows<'a>(&self, rows: &'a [f32], dim: usize) -> Mat<'a> {
+        Mat::new(&rows[self.queries.start * dim..], self.queries.len(), dim, dim)
+    }
+
+    /// Its keys of a tile's keys or values.
+    fn keys<'a>(&self, keys: &'a [f32], dim: usize) -> Mat<'a> {
+        Mat::new(&keys[self.keys.start * dim..], self.keys.len(), dim, dim)
     }
 }
 

@@ -199,6 +199,11 @@ fn chunks(t: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
     (0..t.div_ceil(CHUNK)).map(move |i| i * CHUNK..t.min((i + 1) * CHUNK))
 }
 
+/// Vectors of queries of a chunk of `m`: a query sees the keys up to the end of its vector, or fewer.
+fn pieces(m: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..m).step_by(LANES).map(move |start| start..m.min(start + LANES))
+}
+
 fn rows<'a>(x: &'a [f32], chunk: &Range<usize>, dim: usize) -> Mat<'a> {
     Mat::new(&x[chunk.start * dim..chunk.end * dim], chunk.len(), dim, dim)
 }
@@ -217,7 +222,7 @@ impl Head<'_> {
                 let scaled_q = self.fade_in(self.q, &chunk, n, scaled);
                 product(isa, scaled_q, Mat::new(state, n, d, d), out, d, false);
                 self.tile(rows(self.k, &chunk, n), rows(self.q, &chunk, n), turned, tile);
-                product(isa, Mat::new(tile, m, m, CHUNK).t(), v, out, d, true);
+                self.add_queries(tile, v, out);
                 let scaled_k = self.fade_out(self.k, &chunk, n, scaled);
                 self.carry(state, m);
                 product(isa, scaled_k.t(), v, state, d, true);
@@ -240,7 +245,7 @@ impl Head<'_> {
                 let scaled_dout = self.fade_in(dout, &chunk, d, scaled);
                 product(isa, scaled_dout, Mat::new(state, d, n, n), dq, n, false);
                 self.tile(v, rows(dout, &chunk, d), turned, tile);
-                product(isa, Mat::new(tile, m, m, CHUNK).t(), rows(self.k, &chunk, n), dq, n, true);
+                self.add_queries(tile, rows(self.k, &chunk, n), dq);
                 let scaled_k = self.fade_out(self.k, &chunk, n, scaled);
                 self.carry(state, m);
                 product(isa, v.t(), scaled_k, state, n, true);
@@ -274,11 +279,11 @@ impl Head<'_> {
                 let scaled_v = self.fade_out(self.v, &chunk, d, scaled);
                 product(isa, scaled_v, Mat::new(dstate_turned, d, n, n), dk, n, false);
                 self.tile(v, dout, turned, tile);
-                product(isa, Mat::new(tile, m, m, CHUNK), q, dk, n, true);
+                self.add_keys(tile, q, dk);
                 let scaled_k = self.fade_out(self.k, &chunk, n, scaled);
                 product(isa, scaled_k, Mat::new(dstate, n, d, d), dv, d, false);
                 self.tile(k, q, turned, tile);
-                product(isa, Mat::new(tile, m, m, CHUNK), dout, dv, d, true);
+                self.add_keys(tile, dout, dv);
                 let scaled_q = self.fade_in(self.q, &chunk, n, scaled);
                 self.carry(dstate, m);
                 product(isa, scaled_q.t(), dout, dstate, d, true);
@@ -293,17 +298,39 @@ impl Head<'_> {
     fn tile(&self, keys: Mat<'_>, queries: Mat<'_>, turned: &mut [f32], tile: &mut [f32]) {
         let (m, dim) = (keys.rows(), keys.cols());
         transpose(self.isa, queries, 1.0, turned, CHUNK);
-        let queries = Mat::new(turned, dim, m.next_multiple_of(LANES), CHUNK);
-        product(self.isa, keys, queries, tile, CHUNK, false);
+        for piece in pieces(m) {
+            let at = piece.start.min(turned.len());
+            let queries = Mat::new(&turned[at..], dim, LANES, CHUNK);
+            product(self.isa, keys.part(0..piece.end), queries, &mut tile[piece.start..], CHUNK, false);
+        }
         self.isa.run(
             #[inline(always)]
             || {
                 for (j, line) in tile.chunks_exact_mut(CHUNK).take(m).enumerate() {
                     line[..j].fill(0.0);
-                    line[j..m].iter_mut().zip(&self.powers).for_each(|(x, power)| *x *= power);
+                    for (x, power) in line[j..m].iter_mut().zip(&self.powers) {
+                        *x *= power;
+                    }
                 }
             },
         );
+    }
+
+    /// `out += tileᵀ keys`, the rows of queries.
+    fn add_queries(&self, tile: &[f32], keys: Mat<'_>, out: &mut [f32]) {
+        let dim = keys.cols();
+        for piece in pieces(keys.rows()) {
+            let weights = Mat::new(&tile[piece.start..], piece.end, piece.len(), CHUNK).t();
+            product(self.isa, weights, keys.part(0..piece.end), &mut out[piece.start * dim..], dim, true);
+        }
+    }
+
+    /// `out += tile queries`, the rows of keys.
+    fn add_keys(&self, tile: &[f32], queries: Mat<'_>, out: &mut [f32]) {
+        for piece in pieces(queries.rows()) {
+            let weights = Mat::new(&tile[piece.start..], piece.end, piece.len(), CHUNK);
+            product(self.isa, weights, queries.part(piece), out, queries.cols(), true);
+        }
     }
 
     /// Rows of a chunk, the i-th (from 1) times λ^i: what the state before it is worth.
@@ -331,7 +358,9 @@ impl Head<'_> {
                 let pairs = x.chunks_exact(dim.max(1)).zip(out.chunks_exact_mut(dim.max(1)));
                 for (i, (x, out)) in pairs.enumerate() {
                     let factor = factor(i);
-                    out.iter_mut().zip(x).for_each(|(out, x)| *out = x * factor);
+                    for (out, x) in out.iter_mut().zip(x) {
+                        *out = x * factor;
+                    }
                 }
             },
         );
@@ -343,7 +372,11 @@ impl Head<'_> {
         let left = self.powers[m];
         self.isa.run(
             #[inline(always)]
-            || state.iter_mut().for_each(|x| *x *= left),
+            || {
+                for x in state {
+                    *x *= left;
+                }
+            },
         );
     }
 }
