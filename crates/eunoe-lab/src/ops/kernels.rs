@@ -43,9 +43,21 @@ pub(crate) fn backend() -> (Isa, &'static Pool) {
 }
 
 /// Whether a kernel may take these.
-pub(super) fn fits(tensors: &[&Tensor]) -> bool {
+pub(crate) fn fits(tensors: &[&Tensor]) -> bool {
     let fits = |t: &&Tensor| t.dtype() == DType::F32 && t.device().is_cpu();
     tensors.iter().all(fits) && !PLAIN.load(Ordering::Relaxed)
+}
+
+/// Σ x².
+pub(crate) fn sum_squares(x: &Tensor) -> Result<f64> {
+    if !fits(&[x]) {
+        return x.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>();
+    }
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("a tensor of another device") };
+    let (isa, pool) = backend();
+    Ok(eunoe_kernels::grad::adamw::sum_squares(isa, pool, part(storage, layout)?))
 }
 
 pub(super) fn apply1<O: Op>(op: O, x: &Tensor) -> Result<Tensor> {

@@ -12,6 +12,7 @@ mod tests;
 
 pub use attend::{attend, attn};
 pub use decay::decay_attend;
+pub(crate) use kernels::{backend, fits, sum_squares};
 pub use kernels::{set_plain, set_threads};
 pub use product::{linear, matmul};
 pub use rotate::rotate;

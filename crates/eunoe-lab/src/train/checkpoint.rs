@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use candle_core::safetensors::BufferedSafetensors;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use eunoe_core::{Error, Result};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
@@ -33,9 +33,9 @@ impl Checkpoint {
     pub fn save(&self, path: &Path, params: &Params, adam: &AdamW) -> Result<()> {
         let mut tensors: HashMap<String, Tensor> =
             params.iter().map(|(name, p)| (format!("param.{name}"), p.var.as_tensor().clone())).collect();
-        for (name, [m, v]) in adam.moments() {
-            tensors.insert(format!("m.{name}"), m.as_tensor().clone());
-            tensors.insert(format!("v.{name}"), v.as_tensor().clone());
+        for (name, param) in params.iter() {
+            let [m, v] = adam.moments(name, &param.var).map_err(invalid)?;
+            tensors.extend([(format!("m.{name}"), m), (format!("v.{name}"), v)]);
         }
         let header = serde_json::to_string(self).map_err(|e| Error::Invalid(e.to_string()))?;
         let bytes = safetensors::serialize(&tensors, Some(HashMap::from([(HEADER.to_owned(), header)])));
@@ -48,14 +48,14 @@ impl Checkpoint {
     /// [`Error::Format`] for another file, [`Error::Shape`] for a checkpoint of another model.
     pub fn load(path: &Path, params: &Params, adam: &mut AdamW) -> Result<Self> {
         let file = File::open(path)?;
-        let mut values = Vec::new();
-        let mut read = |part, name: &str, var: &Var| -> Result<()> {
-            values.push((var.clone(), file.tensor(part, name, var)?));
-            Ok(())
+        // all are read before one is set: a checkpoint of another model changes nothing
+        let read = |(name, param): (&str, &Param)| {
+            let part = |part| file.tensor(part, name, &param.var);
+            Ok((name.to_owned(), param.var.clone(), part("param")?, [part("m")?, part("v")?]))
         };
-        params.iter().try_for_each(|(name, param)| read("param", name, &param.var))?;
-        adam.moments().try_for_each(|(name, [m, v])| read("m", name, m).and_then(|()| read("v", name, v)))?;
-        set(values)?;
+        for (name, var, value, moments) in params.iter().map(read).collect::<Result<Vec<_>>>()? {
+            var.set(&value).and_then(|()| adam.set_moments(&name, &moments)).map_err(invalid)?;
+        }
         adam.step = file.header.step;
         Ok(file.header)
     }
@@ -67,10 +67,10 @@ impl Checkpoint {
 /// As [`Checkpoint::load`].
 pub fn load_params(path: &Path, params: &Params) -> Result<()> {
     let file = File::open(path)?;
-    // all are read before one is set: a checkpoint of another model changes nothing
     let read =
         |(name, param): (&str, &Param)| Ok((param.var.clone(), file.tensor("param", name, &param.var)?));
-    set(params.iter().map(read).collect::<Result<_>>()?)
+    let values = params.iter().map(read).collect::<Result<Vec<_>>>()?;
+    values.into_iter().try_for_each(|(var, value)| var.set(&value).map_err(invalid))
 }
 
 /// Reads what a checkpoint says of itself.
@@ -79,10 +79,6 @@ pub fn load_params(path: &Path, params: &Params) -> Result<()> {
 /// [`Error::Io`], and [`Error::Format`] for another file.
 pub fn read_header(path: &Path) -> Result<Checkpoint> {
     Ok(File::open(path)?.header)
-}
-
-fn set(values: Vec<(Var, Tensor)>) -> Result<()> {
-    values.into_iter().try_for_each(|(var, value)| var.set(&value).map_err(invalid))
 }
 
 fn invalid(error: candle_core::Error) -> Error {
@@ -160,9 +156,8 @@ mod tests {
         let path = folder.path().join("last.safetensors");
         let (from, config) = (params(1, 4), RunConfig::default());
         let mut adam = AdamW::new(&from, &config.train).unwrap();
-        adam.moments().next().unwrap().1[1]
-            .set(&Tensor::full(0.5f32, (3, 4), &Device::Cpu).unwrap())
-            .unwrap();
+        let half = Tensor::full(0.5f32, (3, 4), &Device::Cpu).unwrap();
+        adam.set_moments("a.weight", &[half.clone(), half.clone()]).unwrap();
         adam.step = 17;
         let header = Checkpoint { step: 17, config: config.clone() };
         header.save(&path, &from, &adam).unwrap();
@@ -170,7 +165,7 @@ mod tests {
         let mut other = AdamW::new(&to, &TrainConfig::default()).unwrap();
         assert_eq!(Checkpoint::load(&path, &to, &mut other).unwrap(), header);
         assert_eq!((values(&to), other.step), (values(&from), 17));
-        let v: Vec<f32> = other.moments().next().unwrap().1[1].flatten_all().unwrap().to_vec1().unwrap();
+        let v = other.moments("a.weight", &half).unwrap()[1].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(v, [0.5; 12]);
     }
 

@@ -1,20 +1,82 @@
 //! AdamW (Loshchilov, 2017, arXiv 1711.05101, algorithm 2), gradients clipped by their length over all parameters.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, Var};
+use eunoe_kernels::grad::adamw as kernel;
 
 use super::TrainConfig;
-use crate::Result;
 use crate::nets::Params;
+use crate::{Result, ops};
 
 /// Moments of every parameter.
 pub struct AdamW {
     config: TrainConfig,
     /// Steps taken.
     pub step: u64,
-    moments: BTreeMap<String, [Var; 2]>,
+    moments: BTreeMap<String, Moments>,
+}
+
+/// First and second moments of one parameter.
+enum Moments {
+    /// Where a kernel takes the step: an operation on tensors can change one of them only.
+    Host([Vec<f32>; 2]),
+    /// Anywhere else.
+    Tensors([Var; 2]),
+}
+
+impl Moments {
+    fn new(var: &Var) -> Result<Self> {
+        if ops::fits(&[var.as_tensor()]) {
+            return Ok(Self::Host([vec![0.0; var.elem_count()], vec![0.0; var.elem_count()]]));
+        }
+        let zeros = || Var::zeros(var.shape(), var.dtype(), var.device());
+        Ok(Self::Tensors([zeros()?, zeros()?]))
+    }
+
+    fn step(&mut self, var: &Var, grad: &Tensor, now: &kernel::AdamW) -> Result<()> {
+        match self {
+            Self::Host([m, v]) => {
+                let op = InPlace { now, moments: RefCell::new([m, v]) };
+                var.as_tensor().inplace_op2(&grad.contiguous()?, &op)
+            }
+            Self::Tensors([m, v]) => {
+                let grad = (grad * now.scale)?;
+                let [b1, b2] = now.betas;
+                m.set(&((m.as_tensor() * b1)? + (&grad * (1.0 - b1))?)?)?;
+                v.set(&((v.as_tensor() * b2)? + (grad.sqr()? * (1.0 - b2))?)?)?;
+                let correct = |beta: f64| 1.0 - beta.powf(f64::from(now.step));
+                let root = ((v.as_tensor() / correct(b2))?.sqrt()? + now.eps)?;
+                let step = ((m.as_tensor() / correct(b1))? / root)?;
+                let kept = (var.as_tensor() * (1.0 - now.lr * now.decay))?;
+                var.set(&(kept - (step * now.lr)?)?)
+            }
+        }
+    }
+}
+
+/// A step of the kernel on a parameter.
+struct InPlace<'a> {
+    now: &'a kernel::AdamW,
+    moments: RefCell<[&'a mut Vec<f32>; 2]>,
+}
+
+impl InplaceOp2 for InPlace<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, p: &mut CpuStorage, _: &Layout, g: &CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(p), Some((from, to))) = (p, layout.contiguous_offsets()) else {
+            candle_core::bail!("a parameter is not in f32");
+        };
+        let ([m, v], (isa, pool)) = (&mut *self.moments.borrow_mut(), ops::backend());
+        let state = kernel::State { p, m, v };
+        let done = self.now.step(isa, pool, &g.as_slice::<f32>()?[from..to], state);
+        done.map_err(|error| candle_core::Error::Msg(error.to_string()))
+    }
 }
 
 /// What became of a gradient.
@@ -32,14 +94,40 @@ impl AdamW {
     /// # Errors
     /// Those of tensor work.
     pub fn new(params: &Params, config: &TrainConfig) -> Result<Self> {
-        let zeros = |var: &Var| Var::zeros(var.shape(), var.dtype(), var.device());
-        let moments = params.iter().map(|(name, p)| Ok((name.to_owned(), [zeros(&p.var)?, zeros(&p.var)?])));
+        let moments = params.iter().map(|(name, p)| Ok((name.to_owned(), Moments::new(&p.var)?)));
         Ok(Self { config: config.clone(), step: 0, moments: moments.collect::<Result<_>>()? })
     }
 
-    /// First and second moments under the names of their parameters.
-    pub fn moments(&self) -> impl Iterator<Item = (&str, &[Var; 2])> {
-        self.moments.iter().map(|(name, moments)| (name.as_str(), moments))
+    /// First and second moments of the parameter `name`, shaped like `like`.
+    ///
+    /// # Errors
+    /// A parameter that is not there.
+    pub fn moments(&self, name: &str, like: &Tensor) -> Result<[Tensor; 2]> {
+        match self.moments.get(name) {
+            Some(Moments::Host([m, v])) => {
+                let tensor = |values: &Vec<f32>| Tensor::from_slice(values, like.shape(), like.device());
+                Ok([tensor(m)?, tensor(v)?])
+            }
+            Some(Moments::Tensors([m, v])) => Ok([m.as_tensor().clone(), v.as_tensor().clone()]),
+            None => candle_core::bail!("`{name}` has no moments"),
+        }
+    }
+
+    /// Sets what [`AdamW::moments`] gave.
+    ///
+    /// # Errors
+    /// A parameter that is not there, or has another shape.
+    pub fn set_moments(&mut self, name: &str, values: &[Tensor; 2]) -> Result<()> {
+        match self.moments.get_mut(name) {
+            Some(Moments::Host(own)) => {
+                for (own, value) in own.iter_mut().zip(values) {
+                    own.copy_from_slice(&value.flatten_all()?.to_vec1::<f32>()?);
+                }
+                Ok(())
+            }
+            Some(Moments::Tensors(own)) => own.iter().zip(values).try_for_each(|(own, value)| own.set(value)),
+            None => candle_core::bail!("`{name}` has no moments"),
+        }
     }
 
     /// One step along `grads`, which are sums over `passes`.
@@ -52,19 +140,19 @@ impl AdamW {
             candle_core::bail!("the gradient is {norm}: lower `lr`, or raise `warmup`");
         }
         let clip = if self.config.clip > 0.0 { (self.config.clip / norm).min(1.0) } else { 1.0 };
-        let (lr, [b1, b2]) = (self.config.lr_at(self.step), self.config.betas);
+        let lr = self.config.lr_at(self.step);
         self.step += 1;
-        let correct = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        let Ok(step) = u32::try_from(self.step) else {
+            candle_core::bail!("{} steps are too many", self.step)
+        };
         for (name, param) in params.iter() {
-            let (Some(grad), Some([m, v])) = (grads.0.get(name), self.moments.get(name)) else { continue };
-            let grad = (grad * (clip / passes as f64))?;
+            let (Some(grad), Some(moments)) = (grads.0.get(name), self.moments.get_mut(name)) else {
+                continue;
+            };
             let decay = if param.decays { self.config.weight_decay } else { 0.0 };
-            m.set(&((m.as_tensor() * b1)? + (&grad * (1.0 - b1))?)?)?;
-            v.set(&((v.as_tensor() * b2)? + (grad.sqr()? * (1.0 - b2))?)?)?;
-            let root = ((v.as_tensor() / correct(b2))?.sqrt()? + self.config.eps)?;
-            let step = ((m.as_tensor() / correct(b1))? / root)?;
-            let kept = (param.var.as_tensor() * (1.0 - lr * decay))?;
-            param.var.set(&(kept - (step * lr)?)?)?;
+            let (betas, eps) = (self.config.betas, self.config.eps);
+            let now = kernel::AdamW { lr, betas, eps, decay, step, scale: clip / passes as f64 };
+            moments.step(&param.var, grad, &now)?;
         }
         Ok(Clip { norm, scale: clip })
     }
@@ -95,7 +183,7 @@ impl Grads {
         let mut square = 0.0;
         for (name, _) in params.iter() {
             if let Some(grad) = self.0.get(name) {
-                square += grad.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                square += ops::sum_squares(grad)?;
             }
         }
         Ok(square.sqrt())
@@ -104,23 +192,30 @@ impl Grads {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::*;
 
-    /// One parameter (1, 2) with the gradient `grad` each step.
+    /// One parameter (1, 2) with the gradient `grad` each step, in f64 by tensors or in f32 by the kernel.
     fn after(config: &TrainConfig, grads: &[[f64; 2]], decays: bool) -> Vec<f64> {
-        let mut params = Params::new(0, DType::F64, &Device::Cpu);
+        let [plain, kernel] = [DType::F64, DType::F32].map(|dtype| after_in(dtype, config, grads, decays));
+        assert!(plain.iter().zip(kernel).all(|(a, b)| (a - b).abs() < 1e-6));
+        plain
+    }
+
+    fn after_in(dtype: DType, config: &TrainConfig, grads: &[[f64; 2]], decays: bool) -> Vec<f64> {
+        let mut params = Params::new(0, dtype, &Device::Cpu);
         let mut init = params.init();
         if decays { init.normal("w", &[2], 1.0) } else { init.constant("w", &[2], 0.0) }.unwrap();
         let (_, param) = params.iter().next().unwrap();
-        param.var.set(&Tensor::new(&[1.0f64, 2.0], &Device::Cpu).unwrap()).unwrap();
+        let of = |values: &[f64; 2]| Tensor::new(values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        param.var.set(&of(&[1.0, 2.0])).unwrap();
         let mut adam = AdamW::new(&params, config).unwrap();
         for grad in grads {
-            let tensor = Tensor::new(grad, &Device::Cpu).unwrap();
-            adam.step(&params, &Grads(BTreeMap::from([("w".to_owned(), tensor)])), 1).unwrap();
+            adam.step(&params, &Grads(BTreeMap::from([("w".to_owned(), of(grad))])), 1).unwrap();
         }
-        params.iter().next().unwrap().1.var.to_vec1().unwrap()
+        let (_, param) = params.iter().next().unwrap();
+        param.var.to_dtype(DType::F64).unwrap().to_vec1().unwrap()
     }
 
     fn config() -> TrainConfig {
@@ -166,7 +261,8 @@ mod tests {
         // a sum over two passes: its mean is (3, 4), of length 5
         let clip = adam.step(&params, &of(&[6.0, 8.0]), 2).unwrap();
         assert!((clip.norm - 5.0).abs() < 1e-12 && (clip.scale - 0.2).abs() < 1e-12);
-        let m: Vec<f64> = adam.moments().next().unwrap().1[0].to_vec1().unwrap();
+        let (_, param) = params.iter().next().unwrap();
+        let m: Vec<f64> = adam.moments("w", &param.var).unwrap()[0].to_vec1().unwrap();
         assert!((m[0] - 0.06).abs() < 1e-12 && (m[1] - 0.08).abs() < 1e-12, "{m:?}");
         assert!(adam.step(&params, &of(&[f64::NAN, 0.0]), 1).is_err());
         assert_eq!(adam.step, 1);
