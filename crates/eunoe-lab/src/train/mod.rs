@@ -7,5 +7,5 @@ mod run;
 
 pub use checkpoint::{Checkpoint, load_params, read_header, write_whole};
 pub use config::{Data, RunConfig, TrainConfig};
-pub use optimizer::{AdamW, Clip};
+pub use optimizer::{AdamW, Clip, Grads};
 pub use run::{Progress, Row, evaluate, train};
