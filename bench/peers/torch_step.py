@@ -90,7 +90,7 @@ def main():
     for _ in range(args.rounds if args.lab else 1):
         theirs += steps_of(args.steps)
         if args.lab:
-            argv = [args.lab, "--threads", str(args.threads), "--steps", str(args.steps)]
+            argv = [args.lab, "--threads", str(args.threads), "--steps", str(args.steps), "--rounds", "1"]
             text = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
             ours.append(float(re.search(r"our kernels \| ([0-9.]+)", text).group(1)))
     their = statistics.median(theirs)

@@ -6,6 +6,7 @@
 pub mod mixers;
 pub mod nets;
 pub mod ops;
+pub mod process;
 pub mod streams;
 pub mod train;
 

@@ -33,6 +33,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    eunoe_lab::process::calm();
     let done = match &cli.command {
         Command::List(args) => commands::list::run(args, cli.json),
         Command::Train(args) => commands::train::run(args, cli.json),
