@@ -7,7 +7,8 @@ mod headline;
 mod heads;
 mod needle;
 mod pareto;
-mod parts;
+pub mod parts;
+
 mod ranking;
 mod retention;
 mod source;
@@ -37,6 +38,7 @@ pub struct Extra {
 #[derive(Serialize)]
 struct Layout<'a> {
     title: &'a str,
+    lead: &'a str,
     version: &'a str,
     css: &'static str,
     js: &'static str,
@@ -68,12 +70,21 @@ pub fn page(manifest: &Manifest, rows: &[Row], lines: &[Line], extra: &Extra) ->
     ];
     sections.extend(made.into_iter().flatten());
     let title = extra.title.as_deref().unwrap_or(&manifest.model.name);
+    document(title, "What forgetting cost", &manifest.eunoe, &sections)
+}
+
+/// A page of sections under a title and a line that says what it is about; the first section has the findings.
+///
+/// # Errors
+/// A page that cannot be written.
+pub fn document(title: &str, lead: &str, version: &str, sections: &[Section]) -> Result<String> {
     let layout = Layout {
         title,
-        version: &manifest.eunoe,
+        lead,
+        version,
         css: include_str!("page/style.css"),
         js: include_str!("page/script.js"),
-        sections: &sections,
+        sections,
     };
     render("layout.html", &layout)
 }

@@ -11,10 +11,10 @@ mod markdown;
 pub mod records;
 mod rows;
 pub mod stats;
-mod svg;
-mod units;
+pub mod svg;
+pub mod units;
 
-pub use html::{Extra, page};
+pub use html::{Extra, document, page, parts};
 pub use load::{ITEMS, MANIFEST, lines, load};
 pub use markdown::markdown;
 pub use records::{Line, Machine, Manifest, ModelInfo, Sample, SourceFile};

@@ -66,7 +66,7 @@ fn cell(row: &Row) -> String {
 }
 
 /// Text as it stands in a cell: plans hold `|`, and nothing may become a tag, a link or a new line.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         match c {

@@ -9,9 +9,9 @@ mod scale;
 mod whisker;
 
 pub(crate) use heat::{Cell, Heat, grid, scale};
-pub(crate) use mark::{Look, key};
-pub(crate) use plot::{Curve, Form, Plot, Point};
-pub(crate) use scale::{Axis, Kind};
+pub use mark::{Look, key};
+pub use plot::{Curve, Form, Plot, Point};
+pub use scale::{Axis, Kind};
 pub(crate) use whisker::whisker;
 
 use std::fmt::Write;

@@ -1,7 +1,7 @@
 //! Numbers, written for people.
 
 /// Bytes in the largest binary unit that keeps at least one whole: `22.5 MiB`.
-pub(crate) fn bytes(bytes: f64) -> String {
+pub fn bytes(bytes: f64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1023.5 {
         return format!("{bytes:.0} B");
@@ -17,7 +17,7 @@ pub(crate) fn bytes(bytes: f64) -> String {
 }
 
 /// Digits in groups of three: `32,768`.
-pub(crate) fn count(count: usize) -> String {
+pub fn count(count: usize) -> String {
     let digits = count.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -75,7 +75,7 @@ pub(crate) fn signed(value: f64) -> String {
 }
 
 /// Seconds with two to three digits, minutes from 100 s on.
-pub(crate) fn seconds(seconds: f64) -> String {
+pub fn seconds(seconds: f64) -> String {
     match seconds {
         s if s < 0.001 => format!("{:.0} µs", s * 1e6),
         s if s < 0.1 => format!("{:.0} ms", s * 1e3),

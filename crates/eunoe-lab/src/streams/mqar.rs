@@ -7,6 +7,7 @@
 
 use candle_core::Device;
 use eunoe_core::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 use super::{Batch, rng};
 use crate::ops::IGNORE;
@@ -15,11 +16,11 @@ use crate::ops::IGNORE;
 const POWER: f64 = 0.01;
 
 /// How long, and how many pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// Tokens, an even number.
     pub t: usize,
-    /// Pairs of a key and a value; 4 of them per token at most.
+    /// Pairs of a key and a value; one per 4 tokens at most.
     pub pairs: usize,
 }
 

@@ -4,8 +4,11 @@ mod checkpoint;
 mod config;
 mod optimizer;
 mod run;
+mod step;
 
 pub use checkpoint::{Checkpoint, load_params, read_header, write_whole};
 pub use config::{Data, RunConfig, TrainConfig};
 pub use optimizer::{AdamW, Clip, Grads};
 pub use run::{Progress, Row, evaluate, train};
+pub(crate) use step::invalid;
+pub use step::{Step, Trainee};

@@ -130,14 +130,14 @@ impl AdamW {
         }
     }
 
-    /// One step along `grads`, which are sums over `passes`.
+    /// One step along `grads`, which are sums over `passes`. A gradient whose length is no number changes nothing.
     ///
     /// # Errors
-    /// A gradient that is not finite: nothing was changed then.
+    /// Those of tensor work.
     pub fn step(&mut self, params: &Params, grads: &Grads, passes: usize) -> Result<Clip> {
         let norm = grads.norm(params)? / passes as f64;
         if !norm.is_finite() {
-            candle_core::bail!("the gradient is {norm}: lower `lr`, or raise `warmup`");
+            return Ok(Clip { norm, scale: 0.0 });
         }
         let clip = if self.config.clip > 0.0 { (self.config.clip / norm).min(1.0) } else { 1.0 };
         let lr = self.config.lr_at(self.step);
@@ -264,7 +264,10 @@ mod tests {
         let (_, param) = params.iter().next().unwrap();
         let m: Vec<f64> = adam.moments("w", &param.var).unwrap()[0].to_vec1().unwrap();
         assert!((m[0] - 0.06).abs() < 1e-12 && (m[1] - 0.08).abs() < 1e-12, "{m:?}");
-        assert!(adam.step(&params, &of(&[f64::NAN, 0.0]), 1).is_err());
-        assert_eq!(adam.step, 1);
+        let before: Vec<f64> = params.iter().next().unwrap().1.var.to_vec1().unwrap();
+        let clip = adam.step(&params, &of(&[f64::NAN, 0.0]), 1).unwrap();
+        let after: Vec<f64> = params.iter().next().unwrap().1.var.to_vec1().unwrap();
+        assert!(clip.norm.is_nan() && clip.scale == 0.0);
+        assert_eq!((adam.step, after), (1, before));
     }
 }

@@ -7,9 +7,9 @@ use candle_core::{DType, Device};
 use eunoe_core::{Error, Result};
 use serde::Serialize;
 
-use super::optimizer::Grads;
-use super::{AdamW, Checkpoint, RunConfig};
-use crate::nets::{Decoder, Params};
+use super::invalid;
+use super::{Checkpoint, RunConfig, Step, Trainee};
+use crate::nets::Decoder;
 use crate::streams::{Batch, Bytes};
 use crate::{Ctx, ops};
 
@@ -57,12 +57,10 @@ pub fn train(
         [] => None,
         files => Some(Bytes::read(files, t.seq_len + 1)?),
     };
-    let mut params = Params::new(t.seed, DType::F32, device);
-    let model = Decoder::new(&config.model, &mut params)?;
-    let mut adam = AdamW::new(&params, t).map_err(invalid)?;
+    let mut trainee = Trainee::new(&config.model, t, device)?;
     let path = folder.join("last.safetensors");
     if path.exists() {
-        let saved = Checkpoint::load(&path, &params, &mut adam)?;
+        let saved = Checkpoint::load(&path, &trainee.params, &mut trainee.adam)?;
         if saved.config != *config {
             let why = format!(
                 "`{}` is of a run with other settings: resume with those, or use another folder",
@@ -71,69 +69,31 @@ pub fn train(
             return Err(Error::Invalid(why));
         }
     }
-    let save =
-        |adam: &AdamW| Checkpoint { step: adam.step, config: config.clone() }.save(&path, &params, adam);
+    let save = |Trainee { params, adam, .. }: &Trainee| {
+        Checkpoint { step: adam.step, config: config.clone() }.save(&path, params, adam)
+    };
     let due = |every: u64, step: u64| step == t.steps || every > 0 && step.is_multiple_of(every);
-    while adam.step < t.steps {
+    while trainee.adam.step < t.steps {
         let start = Instant::now();
-        let (loss, grads) = gradients(config, &model, &params, &text, adam.step, device).map_err(invalid)?;
-        if !loss.is_finite() {
-            let (step, lr) = (adam.step, t.lr_at(adam.step));
-            return Err(Error::Invalid(format!(
-                "the loss is {loss} at step {step}: lower `lr` ({lr:.2e} there), or raise `warmup`"
-            )));
-        }
-        let lr = t.lr_at(adam.step);
-        let clip = adam.step(&params, &grads, t.accumulate).map_err(invalid)?;
-        for block in &model.blocks {
-            block.mixer().after_step().map_err(invalid)?;
+        let taken = trainee.step(|number| text.batch(t.seed, number, (t.batch, t.seq_len), device))?;
+        let step = trainee.adam.step;
+        if let Some(why) = taken.diverged() {
+            return Err(Error::Invalid(format!("step {step}: {why}")));
         }
         let tokens_per_s = (t.batch * t.accumulate * t.seq_len) as f64 / start.elapsed().as_secs_f64();
-        let held_out = match held_out.as_ref().filter(|_| due(t.evaluate_every, adam.step)) {
-            Some(text) => {
-                Some(evaluate(&model, text, t.seq_len, t.evaluate_windows, device).map_err(invalid)?)
-            }
-            None => None,
-        };
-        let row = Row { step: adam.step, loss, held_out, lr, grad_norm: clip.norm, tokens_per_s };
-        let goes_on = progress.row(&row)?;
-        if !goes_on || due(t.save_every, adam.step) {
-            save(&adam)?;
+        let measured = held_out.as_ref().filter(|_| due(t.evaluate_every, step));
+        let measure = |text| evaluate(&trainee.model, text, t.seq_len, t.evaluate_windows, device);
+        let held_out = measured.map(measure).transpose().map_err(invalid)?;
+        let Step { loss, lr, grad_norm } = taken;
+        let goes_on = progress.row(&Row { step, loss, held_out, lr, grad_norm, tokens_per_s })?;
+        if !goes_on || due(t.save_every, step) {
+            save(&trainee)?;
         }
         if !goes_on {
             return Err(Error::Interrupted);
         }
     }
-    Ok(model)
-}
-
-fn invalid(error: candle_core::Error) -> Error {
-    Error::Invalid(error.to_string())
-}
-
-/// The mean loss of a step's passes, and the sum of their gradients.
-fn gradients(
-    config: &RunConfig,
-    model: &Decoder,
-    params: &Params,
-    text: &Bytes,
-    step: u64,
-    device: &Device,
-) -> crate::Result<(f64, Grads)> {
-    let t = &config.train;
-    let (mut total, mut grads) = (0.0, Grads::default());
-    for pass in 0..t.accumulate {
-        let number = step * t.accumulate as u64 + pass as u64;
-        let Batch { tokens, targets } = text.batch(t.seed, number, (t.batch, t.seq_len), device)?;
-        let mut ctx = Ctx::default();
-        let mut loss = model.loss(&tokens, &targets, &mut ctx)?;
-        total += loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        for (_, aux) in &ctx.aux {
-            loss = (loss + aux)?;
-        }
-        grads.add(params, loss.backward()?)?;
-    }
-    Ok((total / t.accumulate as f64, grads))
+    Ok(trainee.model)
 }
 
 /// Mean loss in nats per byte over the first `most` windows of a text.

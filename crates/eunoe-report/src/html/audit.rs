@@ -112,7 +112,7 @@ fn line(data: &Data<'_>, plan: usize, lines: &[&Line]) -> Vec<Cell> {
         data.name(plan),
         Cell::num(count(lines.len())),
         Cell::maybe(quantile(&divergence, 0.5), |value| format!("{} nats", number(value)))
-            .sub(between.unwrap_or_default()),
+            .small(between.unwrap_or_default()),
         Cell::maybe(of("top1_agreement"), percent),
         Cell::maybe(mean(&lines.iter().filter_map(|line| risk(line)).collect::<Vec<_>>()), score),
         Cell::maybe(of("canaries_survived"), number),

@@ -68,7 +68,7 @@ fn figure(data: &Data<'_>, plan: usize, task: &str) -> Option<Figure> {
         let row: Vec<Option<svg::Cell>> = scores.iter().map(|scores| cell(scores)).collect();
         let mut line = vec![Cell::head(count(*length), String::new())];
         line.extend(row.iter().map(|cell| match cell {
-            Some(cell) => Cell::num(score(cell.value)).sub(cell.below.clone()),
+            Some(cell) => Cell::num(score(cell.value)).small(cell.below.clone()),
             None => Cell::num("–"),
         }));
         table.lines.push(line);

@@ -8,6 +8,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use serde::Serialize;
 
+use crate::markdown::escape;
+
 /// The templates; their names end in `.html`, so that all they are given is escaped.
 const TEMPLATES: [(&str, &str); 6] = [
     ("layout.html", include_str!("../page/layout.html")),
@@ -20,107 +22,148 @@ const TEMPLATES: [(&str, &str); 6] = [
 
 /// A part of the page with a title; the body is HTML.
 #[derive(Serialize)]
-pub(super) struct Section {
-    pub(super) id: &'static str,
-    pub(super) title: &'static str,
-    pub(super) body: String,
+pub struct Section {
+    /// Its place in addresses.
+    pub id: &'static str,
+    /// In the contents and above it.
+    pub title: &'static str,
+    /// HTML.
+    pub body: String,
 }
 
 /// A cell of a table.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Cell {
-    pub(super) text: String,
+pub struct Cell {
+    /// What it says.
+    pub text: String,
     /// Smaller, after the text.
-    pub(super) sub: String,
+    pub sub: String,
     /// A picture of ours before the text.
-    pub(super) svg: String,
+    pub svg: String,
     /// Digits of equal width.
-    pub(super) num: bool,
+    pub num: bool,
     /// Names its line.
-    pub(super) head: bool,
-    pub(super) class: &'static str,
+    pub head: bool,
+    /// A class of the style sheet.
+    pub class: &'static str,
 }
 
 impl Cell {
-    pub(super) fn text(text: impl Into<String>) -> Self {
+    /// Text.
+    pub fn text(text: impl Into<String>) -> Self {
         Self { text: text.into(), ..Self::default() }
     }
 
-    pub(super) fn num(text: impl Into<String>) -> Self {
+    /// A number.
+    pub fn num(text: impl Into<String>) -> Self {
         Self { num: true, ..Self::text(text) }
     }
 
-    pub(super) fn head(text: impl Into<String>, svg: String) -> Self {
+    /// A name of a line, behind a picture.
+    pub fn head(text: impl Into<String>, svg: String) -> Self {
         Self { head: true, svg, ..Self::text(text) }
     }
 
-    pub(super) fn sub(self, sub: impl Into<String>) -> Self {
+    /// With smaller text behind.
+    pub fn small(self, sub: impl Into<String>) -> Self {
         Self { sub: sub.into(), ..self }
     }
 
-    pub(super) fn class(self, class: &'static str) -> Self {
+    /// In a class of the style sheet.
+    pub fn class(self, class: &'static str) -> Self {
         Self { class, ..self }
     }
 
     /// A number that may be missing.
-    pub(super) fn maybe(value: Option<f64>, text: fn(f64) -> String) -> Self {
+    pub fn maybe(value: Option<f64>, text: fn(f64) -> String) -> Self {
         Self::num(value.map_or("–".to_string(), text))
     }
 }
 
 /// A table; the first cell of a line names it.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Table {
-    pub(super) caption: String,
-    pub(super) columns: Vec<String>,
-    pub(super) lines: Vec<Vec<Cell>>,
+pub struct Table {
+    /// What it shows, for those who cannot see it.
+    pub caption: String,
+    /// Names of columns.
+    pub columns: Vec<String>,
+    /// Lines of cells, one per column.
+    pub lines: Vec<Vec<Cell>>,
 }
 
 impl Table {
-    pub(super) fn new(caption: impl Into<String>, columns: &[&str]) -> Self {
+    /// A table without lines.
+    pub fn new(caption: impl Into<String>, columns: &[&str]) -> Self {
         let columns = columns.iter().map(ToString::to_string).collect();
         Self { caption: caption.into(), columns, lines: Vec::new() }
+    }
+
+    /// The table for docs, without pictures.
+    pub fn markdown(&self) -> String {
+        let mut out = format!("| {} |\n|{}\n", self.columns.join(" | "), "---|".repeat(self.columns.len()));
+        for line in &self.lines {
+            let cell = |cell: &Cell| match cell.sub.as_str() {
+                "" => escape(&cell.text),
+                sub => format!("{} {}", escape(&cell.text), escape(sub)),
+            };
+            out.push_str(&format!("| {} |\n", line.iter().map(cell).collect::<Vec<_>>().join(" | ")));
+        }
+        out
     }
 }
 
 /// A chart of ours and its numbers.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Figure {
-    pub(super) title: String,
+pub struct Figure {
+    /// Above it.
+    pub title: String,
     /// After the title.
-    pub(super) sub: String,
+    pub sub: String,
     /// A marker before the title.
-    pub(super) key: String,
-    pub(super) svg: String,
-    pub(super) table: Option<Table>,
+    pub key: String,
+    /// A picture.
+    pub svg: String,
+    /// A table.
+    pub table: Option<Table>,
 }
 
 /// Figures and a table under one title.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Group {
-    pub(super) title: String,
-    pub(super) note: String,
+pub struct Group {
+    /// Above it.
+    pub title: String,
+    /// Below the title.
+    pub note: String,
     /// May be folded away; opened at first if `open`.
-    pub(super) folds: bool,
-    pub(super) open: bool,
-    pub(super) legend: Vec<Key>,
+    pub folds: bool,
+    /// Whether it is unfolded at first.
+    pub open: bool,
+    /// What marks stand for.
+    pub legend: Vec<Key>,
     /// What the colours mean, a picture of ours.
-    pub(super) scale: String,
+    pub scale: String,
     /// Width of its figures: `small`, `medium`, or none for wide ones.
-    pub(super) size: &'static str,
-    pub(super) figures: Vec<Figure>,
-    pub(super) table: Option<Table>,
+    pub size: &'static str,
+    /// Charts.
+    pub figures: Vec<Figure>,
+    /// A table.
+    pub table: Option<Table>,
 }
 
 /// A line of a legend.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Key {
-    pub(super) svg: String,
-    pub(super) name: String,
+pub struct Key {
+    /// A picture.
+    pub svg: String,
+    /// What it stands for.
+    pub name: String,
 }
 
 /// Writes a section of paragraphs and groups.
-pub(super) fn groups(
+///
+/// # Errors
+/// A page that cannot be written.
+pub fn groups(
     id: &'static str,
     title: &'static str,
     intro: &[String],
@@ -168,9 +211,16 @@ mod tests {
     }
 
     #[test]
+    fn a_table_for_docs_by_hand() {
+        let mut table = Table::new("c", &["mixer", "score"]);
+        table.lines.push(vec![Cell::head("a_b", "<svg></svg>".into()), Cell::num("0.5").small("± 0.1")]);
+        assert_eq!(table.markdown(), "| mixer | score |\n|---|---|\n| a\\_b | 0.5 ± 0.1 |\n");
+    }
+
+    #[test]
     fn cells_are_escaped_and_pictures_are_not() {
         let mut table = Table::new("<c>", &["<h>"]);
-        table.lines.push(vec![Cell::head("<i>", "<svg></svg>".into()).sub("<s>")]);
+        table.lines.push(vec![Cell::head("<i>", "<svg></svg>".into()).small("<s>")]);
         let group = Group { title: "<t>".into(), note: "<n>".into(), table: Some(table), ..Group::default() };
         let body = groups("i", "t", &["<p>".into()], &[group]).unwrap().unwrap().body;
         for text in ["c", "h", "i", "s", "t", "n", "p"] {

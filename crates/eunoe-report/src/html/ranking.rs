@@ -113,8 +113,8 @@ fn line(
         },
         Cell::num(format!("{} to {}", percent(low), percent(high))),
         Cell::text(against).class(style),
-        Cell::num(bytes(standing.kv_bytes)).sub(used),
+        Cell::num(bytes(standing.kv_bytes)).small(used),
         Cell::num(seconds(standing.seconds)),
-        Cell::num(count(standing.n)).sub(tasks),
+        Cell::num(count(standing.n)).small(tasks),
     ]
 }

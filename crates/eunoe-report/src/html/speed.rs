@@ -127,7 +127,7 @@ fn cell(data: &Data<'_>, plan: &str, length: usize, part: Part, ratios: &[(f64, 
         return Cell::num("–");
     };
     let ratio = ratios.iter().find(|(at, _)| *at == length as f64).filter(|_| plan != FULL);
-    Cell::num(seconds(own)).sub(ratio.map_or(String::new(), |(_, ratio)| times(*ratio)))
+    Cell::num(seconds(own)).small(ratio.map_or(String::new(), |(_, ratio)| times(*ratio)))
 }
 
 fn figure(data: &Data<'_>, method: &Method<'_>, part: Part, title: &str) -> Option<Figure> {

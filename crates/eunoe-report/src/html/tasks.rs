@@ -83,13 +83,13 @@ fn cells(row: Option<&Row>) -> [Cell; 3] {
             };
             let p = row.p.map(|value| format!(", {}", p(value))).unwrap_or_default();
             Cell::num(format!("{}{mark}", signed(diff)))
-                .sub(format!("{} to {}{p}", signed(low), signed(high)))
+                .small(format!("{} to {}{p}", signed(low), signed(high)))
                 .class(class)
         }
         _ => Cell::num("–"),
     };
     [
-        Cell::num(score(row.score)).sub(format!("{low} to {high}, n {}", count(row.n))).class(flag),
+        Cell::num(score(row.score)).small(format!("{low} to {high}, n {}", count(row.n))).class(flag),
         diff,
         Cell::maybe(row.same_as_full.filter(|_| row.plan != FULL), percent),
     ]

@@ -8,22 +8,22 @@ const SHAPES: usize = 8;
 
 /// The look of a method in every chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Look {
+pub struct Look {
     /// None for full memory, which is drawn in the colour of the text.
     index: Option<usize>,
 }
 
 impl Look {
     /// Full memory.
-    pub(crate) const FULL: Self = Self { index: None };
+    pub const FULL: Self = Self { index: None };
 
     /// The look of the method of that number.
-    pub(crate) fn new(index: usize) -> Self {
+    pub fn new(index: usize) -> Self {
         Self { index: Some(index) }
     }
 
     /// The class that gives the colour.
-    pub(crate) fn class(self) -> String {
+    pub fn class(self) -> String {
         self.index.map_or("cf".to_string(), |index| format!("c{}", index % COLOURS))
     }
 
@@ -37,7 +37,7 @@ impl Look {
     }
 
     /// The marker at a point; of size 1 it is about 8 wide.
-    pub(crate) fn marker(self, (x, y): (f64, f64), size: f64, title: &str) -> String {
+    pub fn marker(self, (x, y): (f64, f64), size: f64, title: &str) -> String {
         let class = if self.is_hollow() { "mark hollow" } else { "mark" };
         let title =
             if title.is_empty() { String::new() } else { format!("<title>{}</title>", super::escape(title)) };
@@ -84,7 +84,7 @@ fn outline(shape: usize, size: f64, x: f64, y: f64) -> String {
 }
 
 /// A marker to stand in running text.
-pub(crate) fn key(look: Look) -> String {
+pub fn key(look: Look) -> String {
     let class = look.class();
     format!(
         "<svg class=\"key\" aria-hidden=\"true\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\">\

@@ -15,20 +15,22 @@ const NAME: usize = 32;
 
 /// One value.
 #[derive(Clone, Debug)]
-pub(crate) struct Point {
-    pub(crate) x: f64,
-    pub(crate) y: f64,
+pub struct Point {
+    /// Along.
+    pub x: f64,
+    /// Up.
+    pub y: f64,
     /// Its interval.
-    pub(crate) range: Option<[f64; 2]>,
+    pub range: Option<[f64; 2]>,
     /// Its name in the chart, where there is room.
-    pub(crate) label: Option<String>,
+    pub label: Option<String>,
     /// All about it, shown on hover.
-    pub(crate) title: String,
+    pub title: String,
 }
 
 /// How joined points and intervals are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub enum Form {
     /// A thin line, and a whisker for each interval.
     Thread,
     /// A line of this pattern (0 is solid) with small marks, and a band for the intervals.
@@ -37,38 +39,46 @@ pub(crate) enum Form {
 
 /// Points of one look.
 #[derive(Clone, Debug)]
-pub(crate) struct Curve {
-    pub(crate) look: Look,
-    pub(crate) points: Vec<Point>,
+pub struct Curve {
+    /// Colour and marks.
+    pub look: Look,
+    /// Left to right.
+    pub points: Vec<Point>,
     /// Points are joined, and this stands at the right end.
-    pub(crate) joined: Option<String>,
-    pub(crate) form: Form,
+    pub joined: Option<String>,
+    /// How lines and intervals are drawn.
+    pub form: Form,
 }
 
 /// A chart.
 #[derive(Clone, Debug)]
-pub(crate) struct Plot {
+pub struct Plot {
     /// For those who cannot see it.
-    pub(crate) name: String,
-    pub(crate) size: (f64, f64),
-    pub(crate) x: Axis,
-    pub(crate) y: Axis,
-    pub(crate) curves: Vec<Curve>,
+    pub name: String,
+    /// Width and height.
+    pub size: (f64, f64),
+    /// Along.
+    pub x: Axis,
+    /// Up.
+    pub y: Axis,
+    /// What is shown.
+    pub curves: Vec<Curve>,
     /// Corners of the front of best points, left to right.
-    pub(crate) front: Vec<(f64, f64)>,
+    pub front: Vec<(f64, f64)>,
     /// A line at this height.
-    pub(crate) level: Option<f64>,
+    pub level: Option<f64>,
     /// A line where x equals y.
-    pub(crate) diagonal: bool,
+    pub diagonal: bool,
 }
 
 impl Plot {
     /// A chart without anything in it.
-    pub(crate) fn new(name: String, size: (f64, f64), x: Axis, y: Axis) -> Self {
+    pub fn new(name: String, size: (f64, f64), x: Axis, y: Axis) -> Self {
         Self { name, size, x, y, curves: Vec::new(), front: Vec::new(), level: None, diagonal: false }
     }
 
-    pub(crate) fn svg(&self) -> String {
+    /// The picture, for a page that has the style sheet.
+    pub fn svg(&self) -> String {
         let mut canvas = Canvas::new(self.size.0, self.size.1);
         self.axes(&mut canvas);
         self.lines(&mut canvas);
@@ -78,6 +88,18 @@ impl Plot {
         self.end_names(&mut canvas);
         self.point_names(&mut canvas);
         canvas.finish(&self.name)
+    }
+
+    /// The picture as a file of its own.
+    pub fn file(&self) -> String {
+        let open = "<svg xmlns=\"http://www.w3.org/2000/svg\" ";
+        let svg = self.svg().replacen("<svg ", open, 1);
+        let css = include_str!("../page/style.css");
+        let paper = "<rect width=\"100%\" height=\"100%\" style=\"fill: var(--paper)\"/>";
+        match svg.split_once('>') {
+            Some((head, body)) => format!("{head}><style><![CDATA[{css}]]></style>{paper}{body}\n"),
+            None => svg,
+        }
     }
 
     fn right(&self) -> f64 {
@@ -257,6 +279,14 @@ mod tests {
         )
         .svg();
         assert!(!svg.contains("NaN") && !svg.contains("inf") && !svg.contains("class=\"mark\""));
+    }
+
+    #[test]
+    fn a_file_brings_its_style() {
+        let file = plot(Form::Thread, None, vec![point(2048.0, 0.5)]).file();
+        assert!(file.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\""), "{file}");
+        assert!(file.contains("><style><![CDATA[:root {") && file.ends_with("</svg>\n"));
+        assert_eq!(file.matches("<svg").count(), 1);
     }
 
     #[test]

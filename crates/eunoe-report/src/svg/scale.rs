@@ -4,7 +4,7 @@ use crate::units;
 
 /// What an axis counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Bytes, logarithmic.
     Bytes,
     /// Tokens, logarithmic.
@@ -23,17 +23,18 @@ pub(crate) enum Kind {
 
 /// An axis.
 #[derive(Clone, Debug)]
-pub(crate) struct Axis {
+pub struct Axis {
     /// What it counts, with its unit.
-    pub(crate) label: String,
-    pub(crate) kind: Kind,
+    pub label: String,
+    /// What it counts.
+    pub kind: Kind,
     /// Lowest and highest value drawn.
-    pub(crate) range: [f64; 2],
+    pub range: [f64; 2],
 }
 
 impl Axis {
     /// An axis over all `values`, a little wider; those that it cannot show do not count.
-    pub(crate) fn over(label: &str, kind: Kind, values: impl Iterator<Item = f64>) -> Self {
+    pub fn over(label: &str, kind: Kind, values: impl Iterator<Item = f64>) -> Self {
         let values = values.filter(|value| value.is_finite() && (!kind.is_log() || *value > 0.0));
         let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
         let (low, high) = if low > high { (1.0, 1.0) } else { (low, high) };
@@ -47,7 +48,8 @@ impl Axis {
         Self { label: label.to_string(), kind, range }
     }
 
-    pub(crate) fn new(label: &str, kind: Kind, range: [f64; 2]) -> Self {
+    /// An axis over a range.
+    pub fn new(label: &str, kind: Kind, range: [f64; 2]) -> Self {
         Self { label: label.to_string(), kind, range }
     }
 

@@ -1,0 +1,211 @@
+//! The folder of a benchmark: what was run, and one line per result, kept as they come.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use eunoe_core::{Error, Result};
+use eunoe_report::Machine;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::train::write_whole;
+
+/// File of the [`Manifest`].
+pub const MANIFEST: &str = "manifest.json";
+/// File of the results, one JSON document per line, in the order they came.
+pub const ITEMS: &str = "items.jsonl";
+
+/// What was run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest<S> {
+    /// Name of the benchmark.
+    pub benchmark: String,
+    /// Version of the program.
+    pub version: String,
+    /// All that results depend on.
+    pub settings: S,
+    /// Where it was begun; seconds depend on it.
+    pub machine: Machine,
+}
+
+impl<S> Manifest<S> {
+    /// Of a benchmark that begins here with `workers` trainings at a time.
+    pub fn here(benchmark: &str, settings: S, workers: usize) -> Self {
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let machine = Machine {
+            cpu: name.map_or("unknown", |(_, name)| name.trim()).to_owned(),
+            isa: format!("{:?}", eunoe_kernels::Isa::detect()).to_lowercase(),
+            jobs: workers,
+            threads: candle_core::utils::get_num_threads(),
+        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { benchmark: benchmark.to_owned(), version, settings, machine }
+    }
+}
+
+/// Lines on disk, written by one process at a time.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Folder {
+    /// A folder, new or one in which the same benchmark was begun, and the lines that are there. What a killed run left of
+    /// its last line is cut off.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it holds another benchmark or somebody writes to it, [`Error::Format`] for lines that are
+    /// none, [`Error::Io`].
+    pub fn open<S: Serialize, L: DeserializeOwned>(
+        dir: &Path,
+        manifest: &Manifest<S>,
+    ) -> Result<(Self, Vec<L>)> {
+        fs::create_dir_all(dir).map_err(|error| Error::io(dir, error))?;
+        let path = dir.join(ITEMS);
+        let fail = |error| Error::io(&path, error);
+        let mut file = File::options().read(true).append(true).create(true).open(&path).map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let why = format!("`{}` is being written to by another run", dir.display());
+                return Err(Error::Invalid(why));
+            }
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(fail)?;
+        begin(dir, manifest, !bytes.is_empty())?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lines = read(&bytes[..whole], &path)?;
+        if whole < bytes.len() {
+            file.set_len(whole as u64).map_err(fail)?;
+        }
+        Ok((Self { path, file: Mutex::new(file) }, lines))
+    }
+
+    /// Keeps lines, all or none.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: what was kept before stays.
+    pub fn add(&self, lines: &[impl Serialize]) -> Result<()> {
+        let mut text = String::new();
+        for line in lines {
+            text += &serde_json::to_string(line).map_err(|error| Error::Invalid(error.to_string()))?;
+            text.push('\n');
+        }
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = file.metadata().map(|m| m.len());
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+        if let (Err(_), Ok(before)) = (&written, before) {
+            // a half line would stand before the next
+            file.set_len(before).ok();
+        }
+        written.map_err(|error| Error::io(&self.path, error))
+    }
+}
+
+/// Writes the manifest, or compares it with the one that is there.
+fn begin<S: Serialize>(dir: &Path, manifest: &Manifest<S>, has_lines: bool) -> Result<()> {
+    let path = dir.join(MANIFEST);
+    let invalid = |error: serde_json::Error| Error::Invalid(format!("`{}`: {error}", path.display()));
+    let new = serde_json::to_value(manifest).map_err(invalid)?;
+    if !path.exists() {
+        if has_lines {
+            let why = format!("`{}` has results and no manifest: give another folder", dir.display());
+            return Err(Error::Invalid(why));
+        }
+        let text = serde_json::to_string_pretty(&new).map_err(invalid)? + "\n";
+        return write_whole(&path, text.as_bytes());
+    }
+    let old = fs::read(&path).map_err(|error| Error::io(&path, error))?;
+    let old: Value = serde_json::from_slice(&old).map_err(invalid)?;
+    for part in ["benchmark", "version", "settings"] {
+        if let Some(what) = differs(part, &old[part], &new[part]) {
+            let why = format!(
+                "`{}` is of another run ({what}): run what it says, or give another folder",
+                path.display()
+            );
+            return Err(Error::Invalid(why));
+        }
+    }
+    match differs("isa", &old["machine"]["isa"], &new["machine"]["isa"]) {
+        Some(what) => Err(Error::Invalid(format!("`{}` was begun elsewhere ({what})", path.display()))),
+        None => Ok(()),
+    }
+}
+
+/// The first thing that is not the same.
+fn differs(name: &str, old: &Value, new: &Value) -> Option<String> {
+    if let (Value::Object(old), Value::Object(new)) = (old, new) {
+        let gone = |key: &&String| !new.contains_key(*key);
+        let keys = new.keys().chain(old.keys().filter(gone));
+        let at = |map: &serde_json::Map<String, Value>, key| map.get(key).cloned().unwrap_or(Value::Null);
+        return keys.into_iter().find_map(|key| differs(key, &at(old, key), &at(new, key)));
+    }
+    (old != new).then(|| format!("`{name}`: {old} there, {new} asked for"))
+}
+
+fn read<L: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<Vec<L>> {
+    let (mut lines, mut start) = (Vec::new(), 0);
+    for (at, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let parsed = serde_json::from_slice(line);
+        let what = || format!("`{}`, line {}", path.display(), at + 1);
+        lines.push(parsed.map_err(|error| Error::format(what(), start, error.to_string()))?);
+        start += line.len() as u64;
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(vocab: usize) -> Manifest<Value> {
+        Manifest::here("made up", serde_json::json!({ "vocab": vocab, "lrs": [0.1, 0.2] }), 1)
+    }
+
+    fn open(dir: &Path, vocab: usize) -> Result<(Folder, Vec<u32>)> {
+        Folder::open(dir, &manifest(vocab))
+    }
+
+    #[test]
+    fn lines_come_back_and_a_torn_one_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ITEMS);
+        let (folder, lines) = open(dir.path(), 8).unwrap();
+        assert!(lines.is_empty());
+        folder.add(&[1, 22]).unwrap();
+        drop(folder);
+        fs::write(&path, "1\n22\n3").unwrap();
+        let (folder, lines) = open(dir.path(), 8).unwrap();
+        assert_eq!(lines, [1, 22]);
+        folder.add(&[4]).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n22\n4\n");
+    }
+
+    #[test]
+    fn another_run_is_refused_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, _) = open(dir.path(), 8).unwrap();
+        let error = open(dir.path(), 8).unwrap_err().to_string();
+        assert!(error.contains("written to by another run"), "{error}");
+        folder.add(&[1]).unwrap();
+        drop(folder);
+        let error = open(dir.path(), 9).unwrap_err().to_string();
+        assert!(error.contains("(`vocab`: 8 there, 9 asked for)"), "{error}");
+        // how many trainings run at a time changes no result
+        let wide = Manifest::here("made up", manifest(8).settings, 7);
+        assert_eq!(Folder::open::<_, u32>(dir.path(), &wide).unwrap().1, [1]);
+        fs::write(dir.path().join(ITEMS), "1\nx\n").unwrap();
+        let error = open(dir.path(), 8).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        fs::remove_file(dir.path().join(MANIFEST)).unwrap();
+        let error = open(dir.path(), 8).unwrap_err().to_string();
+        assert!(error.contains("results and no manifest"), "{error}");
+    }
+}

@@ -1,0 +1,6 @@
+//! Benchmarks of mixers: grids of trainings whose results lie in a folder and outlive a stop.
+
+mod folder;
+pub mod mqar;
+
+pub use folder::{Folder, ITEMS, MANIFEST, Manifest};

@@ -1,0 +1,27 @@
+//! `eunoe-lab bench`: mixers against each other.
+
+mod mqar;
+
+use anyhow::Result;
+
+/// Compare mixers on a task
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Task {
+    Mqar(mqar::Args),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the task.
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    match &args.task {
+        Task::Mqar(args) => mqar::run(args, json),
+    }
+}

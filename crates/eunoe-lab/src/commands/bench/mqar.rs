@@ -1,0 +1,182 @@
+//! `eunoe-lab bench mqar`: recall against bytes of state.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use eunoe_lab::bench::mqar::{self, Cell, Line, Progress, Report, Settings};
+use eunoe_lab::streams::MqarShape;
+use eunoe_lab::train::write_whole;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::commands::out;
+
+/// Measure how much of a context mixers find again, against the bytes they keep; the same command goes on after a stop
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder of the results and the report
+    #[arg(long)]
+    out: PathBuf,
+    /// Phrases of mixers, `;` between them
+    #[arg(long, value_delimiter = ';', value_name = "PHRASES")]
+    mixers: Option<Vec<String>>,
+    /// A grid of minutes instead of hours; options below change either
+    #[arg(long)]
+    quick: bool,
+    /// Tokens of the vocabulary
+    #[arg(long)]
+    vocab: Option<usize>,
+    /// Tokens and pairs of the texts, e.g. `64:4,128:16`
+    #[arg(long, value_delimiter = ',', value_parser = shape, value_name = "T:N")]
+    shapes: Option<Vec<MqarShape>>,
+    /// Width of the models
+    #[arg(long)]
+    d_model: Option<usize>,
+    /// Heads of mixers that have heads
+    #[arg(long)]
+    heads: Option<usize>,
+    /// Sequences to learn from, as many of each shape
+    #[arg(long)]
+    examples: Option<usize>,
+    /// Sequences per shape to choose the rate by and to stop by
+    #[arg(long)]
+    valid: Option<usize>,
+    /// Sequences per shape to measure on
+    #[arg(long)]
+    test: Option<usize>,
+    /// Sequences per step
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Passes over the sequences, at most
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Accuracy of every shape at which training stops
+    #[arg(long)]
+    stop_at: Option<f64>,
+    /// Learning rates to choose from
+    #[arg(long, value_delimiter = ',')]
+    lrs: Option<Vec<f64>>,
+    /// Trainings per rate
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Trainings at a time; changes no result
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+}
+
+fn shape(text: &str) -> Result<MqarShape, String> {
+    let parsed = text.split_once(':').and_then(|(t, pairs)| Some((t.parse().ok()?, pairs.parse().ok()?)));
+    let (t, pairs) =
+        parsed.ok_or_else(|| format!("expected tokens and pairs such as `64:4`, got `{text}`"))?;
+    Ok(MqarShape { t, pairs })
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        let base = if self.quick { Settings::quick() } else { Settings::default() };
+        let mixers = self.mixers.as_ref().map(|all| all.iter().map(|one| one.trim().to_owned()).collect());
+        Settings {
+            mixers: mixers.unwrap_or(base.mixers),
+            vocab: self.vocab.unwrap_or(base.vocab),
+            shapes: self.shapes.clone().unwrap_or(base.shapes),
+            d_model: self.d_model.unwrap_or(base.d_model),
+            heads: self.heads.unwrap_or(base.heads),
+            examples: self.examples.unwrap_or(base.examples),
+            valid: self.valid.unwrap_or(base.valid),
+            test: self.test.unwrap_or(base.test),
+            batch: self.batch.unwrap_or(base.batch),
+            epochs: self.epochs.unwrap_or(base.epochs),
+            stop_at: self.stop_at.unwrap_or(base.stop_at),
+            lrs: self.lrs.clone().unwrap_or(base.lrs),
+            seeds: self.seeds.unwrap_or(base.seeds),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Done {
+    report: String,
+    lines: Vec<Line>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of [`mqar::run`], and a report that cannot be written.
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let settings = args.settings();
+    settings.check()?;
+    let bars = Bars::new(&settings, usize::from(args.workers))?;
+    let (manifest, lines) = mqar::run(&settings, &args.out, usize::from(args.workers), &bars)?;
+    bars.all.clear().context("standard error failed")?;
+    let report = Report::new(&manifest, &lines)?;
+    let path = args.out.join("report.md");
+    for (name, svg) in report.charts() {
+        write_whole(&args.out.join(name), svg.as_bytes())?;
+    }
+    write_whole(&args.out.join("report.html"), report.html()?.as_bytes())?;
+    write_whole(&path, report.markdown().as_bytes())?;
+    if json {
+        return out::json(&Done { report: path.display().to_string(), lines });
+    }
+    for best in &report.best {
+        let scores = (0..settings.shapes.len()).map(|at| format!("{:.3}", best.accuracy(at).0));
+        let scores = scores.collect::<Vec<_>>().join("  ");
+        out::line(&format!("{:32} {scores}", best.mixer))?;
+    }
+    out::line(&format!("`{}`", path.display()))
+}
+
+/// A bar of the grid, and one per training.
+struct Bars {
+    all: MultiProgress,
+    grid: ProgressBar,
+    workers: Vec<ProgressBar>,
+    steps: u64,
+}
+
+impl Bars {
+    fn new(settings: &Settings, workers: usize) -> Result<Self> {
+        let all = MultiProgress::new();
+        let bar = |len, style| -> Result<ProgressBar> {
+            Ok(all.add(ProgressBar::new(len).with_style(ProgressStyle::with_template(style)?)))
+        };
+        let steps = settings.steps();
+        let len = settings.cells().len() as u64 * steps;
+        let grid = bar(len, "{bar:30} {percent} % {msg}, {eta} left")?;
+        let own = |_| bar(steps, "{bar:30} {pos}/{len} {prefix}{msg}");
+        let workers = (0..workers).map(own).collect::<Result<_>>()?;
+        Ok(Self { all, grid, workers, steps })
+    }
+}
+
+impl Progress for Bars {
+    fn resumed(&self, trainings: usize) {
+        let done = trainings as u64 * self.steps;
+        self.grid.set_position(done);
+        // so that the time left counts none of what was there
+        self.grid.reset_eta();
+    }
+
+    fn begins(&self, worker: usize, cell: &Cell) {
+        let bar = &self.workers[worker];
+        bar.reset();
+        bar.set_prefix(format!("{}, rate {}, seed {}", cell.mixer, cell.lr, cell.seed));
+        bar.set_message("");
+    }
+
+    fn step(&self, worker: usize, step: u64, loss: f64) {
+        self.workers[worker].set_position(step);
+        self.workers[worker].set_message(format!(": loss {loss:.3}"));
+        self.grid.inc(1);
+    }
+
+    fn valid(&self, worker: usize, accuracy: f64) {
+        self.grid.set_message(format!("last measured {accuracy:.3} (worker {})", worker + 1));
+    }
+
+    fn ends(&self, _: usize, lines: &[Line]) {
+        // what an early stop has spared
+        self.grid.inc(self.steps - lines.first().map_or(0, |line| line.steps));
+    }
+}
