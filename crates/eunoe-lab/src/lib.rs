@@ -3,6 +3,7 @@
 //! A [`Mixer`] is what stands between the tokens of a decoder block. Training, prefill and decode are one call,
 //! "continue from this state with these tokens", so that what is proven of one holds for all.
 
+pub mod bridge;
 pub mod mixers;
 pub mod nets;
 pub mod ops;

@@ -14,7 +14,8 @@ use clap::{Parser, Subcommand};
     after_help = "Examples:
   eunoe-lab list methods                       the mixers, with what each does
   eunoe-lab train run.toml --out runs/first    train a model; the same command goes on after a stop
-  eunoe-lab eval runs/first --file book.txt    its loss on a text"
+  eunoe-lab eval runs/first --file book.txt    its loss on a text
+  eunoe-lab export runs/first --out folder     softmax attention as a model that `eunoe` runs"
 )]
 struct Cli {
     /// Print one JSON document instead of text
@@ -29,6 +30,7 @@ enum Command {
     List(commands::list::Args),
     Train(commands::train::Args),
     Eval(commands::eval::Args),
+    Export(commands::export::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::List(args) => commands::list::run(args, cli.json),
         Command::Train(args) => commands::train::run(args, cli.json),
         Command::Eval(args) => commands::eval::run(args, cli.json),
+        Command::Export(args) => commands::export::run(args, cli.json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod list;
 pub(crate) mod out;
 pub(crate) mod train;
