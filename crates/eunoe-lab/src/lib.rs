@@ -4,6 +4,7 @@
 //! "continue from this state with these tokens", so that what is proven of one holds for all.
 
 pub mod bench;
+pub mod bridge;
 pub mod mixers;
 pub mod nets;
 pub mod ops;

@@ -15,7 +15,8 @@ use clap::{Parser, Subcommand};
   eunoe-lab list methods                       the mixers, with what each does
   eunoe-lab train run.toml --out runs/first    train a model; the same command goes on after a stop
   eunoe-lab eval runs/first --file book.txt    its loss on a text
-  eunoe-lab bench mqar --quick --out recall    which mixers find again what they were told"
+  eunoe-lab bench mqar --quick --out recall    which mixers find again what they were told
+  eunoe-lab export runs/first --out folder     softmax attention as a model that `eunoe` runs"
 )]
 struct Cli {
     /// Print one JSON document instead of text
@@ -31,6 +32,7 @@ enum Command {
     Train(commands::train::Args),
     Eval(commands::eval::Args),
     Bench(commands::bench::Args),
+    Export(commands::export::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args, cli.json),
         Command::Eval(args) => commands::eval::run(args, cli.json),
         Command::Bench(args) => commands::bench::run(args, cli.json),
+        Command::Export(args) => commands::export::run(args, cli.json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

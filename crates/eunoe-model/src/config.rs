@@ -140,6 +140,13 @@ impl Config {
         Rope::new(r.style, r.dims, r.base, r.scale, r.factors.as_deref())
     }
 
+    /// Which values of a head the rotation of global layers pairs, and its base, where it is a plain one: of whole
+    /// heads, at positions as they are.
+    pub fn plain_rope(&self) -> Option<(Style, f64)> {
+        let RopeConfig { style, dims, base, scale, ref factors } = self.rope;
+        (dims == self.head_dim && scale == 1.0 && factors.is_none()).then_some((style, base))
+    }
+
     /// The rotation of sliding layers, where there are some.
     ///
     /// # Errors

@@ -65,6 +65,7 @@ enum Command {
     Eval(commands::eval::Args),
     Audit(commands::audit::Args),
     Report(commands::report::Args),
+    Lab(commands::lab::Args),
 }
 
 impl Cli {
@@ -96,6 +97,7 @@ impl Cli {
             Command::Eval(args) => commands::eval::run(&args, &ctx),
             Command::Audit(args) => commands::audit::run(&args, &ctx),
             Command::Report(args) => commands::report::run(&args, &ctx),
+            Command::Lab(args) => commands::lab::run(&args, &ctx, self.threads.is_some()),
         }
     }
 }

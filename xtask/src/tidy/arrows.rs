@@ -29,6 +29,13 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("xtask", &["eunoe"]),
 ];
 
+/// Crates above it that a crate's tests alone may use, with the reason.
+const OF_TESTS: [(&str, &[&str], &str); 1] = [(
+    "crates/eunoe-lab",
+    &["eunoe-kv", "eunoe-engine"],
+    "the engine is what exported and loaded models must match",
+)];
+
 pub(crate) fn check(tree: &Tree) -> Vec<String> {
     tree.manifests().flat_map(|(folder, manifest)| complaints(folder, manifest)).collect()
 }
@@ -37,9 +44,12 @@ fn complaints(folder: &str, manifest: &str) -> Vec<String> {
     let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == folder) else {
         return vec![format!("{folder}: unknown crate; say in xtask/src/tidy/arrows.rs what it may use")];
     };
-    let upward = ours(manifest).filter(|dependency| !allowed.contains(dependency));
+    let of_tests = OF_TESTS.iter().find(|(name, ..)| *name == folder).map_or(&[][..], |(_, names, _)| names);
+    let upward = ours(manifest).filter(|(dependency, is_of_tests)| {
+        !allowed.contains(dependency) && !(*is_of_tests && of_tests.contains(dependency))
+    });
     let mut complaints: Vec<_> = upward
-        .map(|dependency| format!("{folder}/Cargo.toml: `{dependency}` is not below this crate"))
+        .map(|(dependency, _)| format!("{folder}/Cargo.toml: `{dependency}` is not below this crate"))
         .collect();
     if !manifest.contains("[lints]\nworkspace = true") {
         complaints
@@ -48,20 +58,21 @@ fn complaints(folder: &str, manifest: &str) -> Vec<String> {
     complaints
 }
 
-/// The crates of ours in any table of dependencies.
-fn ours(manifest: &str) -> impl Iterator<Item = &str> {
-    let mut in_table = false;
+/// The crates of ours in any table of dependencies, and whether the table is that of tests.
+fn ours(manifest: &str) -> impl Iterator<Item = (&str, bool)> {
+    let (mut in_table, mut of_tests) = (false, false);
     manifest.lines().filter_map(move |line| {
         let line = line.trim();
         if let Some(table) = line.strip_prefix('[') {
             let table = table.trim_end_matches(']');
             in_table = table.ends_with("dependencies");
+            of_tests = table.contains("dev-dependencies");
             // `[dependencies.eunoe-kv]` is a dependency by itself.
             let (_, name) = table.rsplit_once("dependencies.")?;
-            return Some(name).filter(|name| is_ours(name));
+            return Some((name, of_tests)).filter(|_| is_ours(name));
         }
         let name = line.split(['=', '.', ' ']).next().unwrap_or("").trim_matches('"');
-        Some(name).filter(|name| in_table && is_ours(name))
+        Some((name, of_tests)).filter(|_| in_table && is_ours(name))
     })
 }
 
@@ -94,6 +105,19 @@ mod tests {
         ] {
             assert_eq!(of("crates/eunoe-kv", rest), [complaint], "{rest}");
         }
+    }
+
+    #[test]
+    fn tests_of_the_lab_alone_may_use_the_engine() {
+        let engine = "eunoe-engine = { workspace = true }";
+        let complaint = "crates/eunoe-lab/Cargo.toml: `eunoe-engine` is not below this crate";
+        assert!(of("crates/eunoe-lab", &format!("[dev-dependencies]\n{engine}")).is_empty());
+        for rest in
+            [&*format!("[dependencies]\n{engine}"), &format!("[dev-dependencies]\n[dependencies]\n{engine}")]
+        {
+            assert_eq!(of("crates/eunoe-lab", rest), [complaint], "{rest}");
+        }
+        assert!(!of("crates/eunoe-lab", "[dev-dependencies]\neunoe = \"1\"").is_empty());
     }
 
     #[test]

@@ -210,6 +210,19 @@ impl Packed {
         }
     }
 
+    /// Dequantises all rows: `[rows, cols]`.
+    pub fn floats(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows * self.cols];
+        let mut group = vec![[0.0; LANES]; self.cols];
+        for (g, rows) in out.chunks_mut(LANES * self.cols).enumerate() {
+            self.dequantise_group(g, &mut group);
+            for (lane, row) in rows.chunks_exact_mut(self.cols).enumerate() {
+                row.iter_mut().zip(&group).for_each(|(v, lanes)| *v = lanes[lane]);
+            }
+        }
+        out
+    }
+
     /// Dequantises group `g` into `out` (`[cols][16]`), rounding as ggml does.
     #[inline(always)]
     pub(crate) fn dequantise_group(&self, g: usize, out: &mut [[f32; LANES]]) {

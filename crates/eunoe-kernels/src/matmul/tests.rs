@@ -88,8 +88,10 @@ fn exact_products_match_f64_over_the_dequantised_rows() {
             let x = floats(5, batch * cols);
             let out = run(Isa::detect(), 2, &w, &x, Arithmetic::Exact);
             let mut row = vec![f32::NAN; cols];
+            let all = w.floats();
             for r in 0..rows {
                 w.row(r, &mut row);
+                assert_eq!(all[r * cols..][..cols], row, "{dtype:?}, row {r} of {rows}");
                 for t in 0..batch {
                     let terms = row.iter().zip(&x[t * cols..]).map(|(w, x)| f64::from(*w) * f64::from(*x));
                     let (want, size) = terms.fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));

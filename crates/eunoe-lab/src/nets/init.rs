@@ -19,7 +19,8 @@ pub struct Param {
 #[derive(Clone, Debug)]
 pub struct Params {
     list: BTreeMap<String, Param>,
-    seed: u64,
+    /// `None`: matrices begin as 0.
+    seed: Option<u64>,
     /// The type that parameters are kept in.
     pub dtype: DType,
     /// Where they lie.
@@ -29,7 +30,17 @@ pub struct Params {
 impl Params {
     /// No parameters yet.
     pub fn new(seed: u64, dtype: DType, device: &Device) -> Self {
-        Self { list: BTreeMap::new(), seed, dtype, device: device.clone() }
+        Self { list: BTreeMap::new(), seed: Some(seed), dtype, device: device.clone() }
+    }
+
+    /// The same for a model whose matrices come from elsewhere: they begin as 0, which takes no time.
+    pub fn zeros(dtype: DType, device: &Device) -> Self {
+        Self { list: BTreeMap::new(), seed: None, dtype, device: device.clone() }
+    }
+
+    /// One of them.
+    pub fn get(&self, name: &str) -> Option<&Param> {
+        self.list.get(name)
     }
 
     /// Where a model's parameters are made.
@@ -76,9 +87,12 @@ impl Init<'_> {
     /// # Errors
     /// Those of tensor work.
     pub fn normal(&mut self, name: &str, shape: &[usize], std: f64) -> Result<Tensor> {
-        let mut rng = fastrand::Rng::with_seed(self.params.seed ^ hash(&self.name(name)));
-        let values = (0..shape.iter().product()).map(|_| normal(&mut rng) * std);
-        self.add(name, values.collect(), shape, true)
+        let Some(seed) = self.params.seed else {
+            return self.add(name, &Tensor::zeros(shape, self.params.dtype, &Device::Cpu)?, true);
+        };
+        let mut rng = fastrand::Rng::with_seed(seed ^ hash(&self.name(name)));
+        let values: Vec<f64> = (0..shape.iter().product()).map(|_| normal(&mut rng) * std).collect();
+        self.add(name, &Tensor::from_vec(values, shape, &Device::Cpu)?, true)
     }
 
     /// One value everywhere; does not decay.
@@ -86,16 +100,15 @@ impl Init<'_> {
     /// # Errors
     /// Those of tensor work.
     pub fn constant(&mut self, name: &str, shape: &[usize], value: f64) -> Result<Tensor> {
-        self.add(name, vec![value; shape.iter().product()], shape, false)
+        self.add(name, &Tensor::full(value, shape, &Device::Cpu)?, false)
     }
 
     fn name(&self, name: impl std::fmt::Display) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
     }
 
-    fn add(&mut self, name: &str, values: Vec<f64>, shape: &[usize], decays: bool) -> Result<Tensor> {
+    fn add(&mut self, name: &str, values: &Tensor, decays: bool) -> Result<Tensor> {
         let name = self.name(name);
-        let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
         let var = Var::from_tensor(&values.to_dtype(self.params.dtype)?.to_device(&self.params.device)?)?;
         let tensor = var.as_tensor().clone();
         if self.params.list.insert(name.clone(), Param { var, decays }).is_some() {

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod chat;
 pub mod demo;
 pub mod eval;
+pub mod lab;
 pub mod list;
 pub mod logits;
 pub mod options;
