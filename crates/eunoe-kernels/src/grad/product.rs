@@ -66,7 +66,7 @@ pub(super) fn product(isa: Isa, a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride:
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512(a, b, out, stride, add) },
-        _ => panels::<4>(a, b, out, stride, add),
+        _ => panels::<4, Plain>(a, b, out, stride, add),
     }
 }
 
@@ -74,31 +74,110 @@ pub(super) fn product(isa: Isa, a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride:
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2(a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride: usize, add: bool) {
-    panels::<6>(a, b, out, stride, add);
+    panels::<6, Plain>(a, b, out, stride, add);
 }
 
 /// Twelve rows of one vector: as many sums as two units keep busy.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
 fn avx512(a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride: usize, add: bool) {
-    panels::<12>(a, b, out, stride, add);
+    panels::<12, Wide>(a, b, out, stride, add);
+}
+
+/// `R` rows and 16 columns of sums at `at`.
+trait Block {
+    fn block<const R: usize>(
+        a: Mat<'_>,
+        b: Mat<'_>,
+        out: &mut [f32],
+        stride: usize,
+        add: bool,
+        at: [usize; 2],
+    );
+}
+
+/// In loops that the compiler makes vectors of.
+struct Plain;
+
+impl Block for Plain {
+    #[inline(always)]
+    fn block<const R: usize>(
+        a: Mat<'_>,
+        b: Mat<'_>,
+        out: &mut [f32],
+        stride: usize,
+        add: bool,
+        at: [usize; 2],
+    ) {
+        block::<R>(a, b, out, stride, add, at);
+    }
+}
+
+/// In intrinsics: twelve rows of plain sums are more than the compiler takes apart, and it computes one by one.
+#[cfg(target_arch = "x86_64")]
+struct Wide;
+
+#[cfg(target_arch = "x86_64")]
+impl Block for Wide {
+    #[inline(always)]
+    fn block<const R: usize>(
+        a: Mat<'_>,
+        b: Mat<'_>,
+        out: &mut [f32],
+        stride: usize,
+        add: bool,
+        at: [usize; 2],
+    ) {
+        // SAFETY: `avx512` alone asks for it, where the processor has the instructions.
+        unsafe { wide::<R>(a, b, out, stride, add, at) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+fn wide<const R: usize>(a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride: usize, add: bool, at: [usize; 2]) {
+    use std::arch::x86_64::{
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+    let [i, j] = at;
+    assert!(i + R <= a.rows && j + WIDTH <= b.cols && a.cols <= b.rows, "a block inside");
+    let mut sums = [_mm512_setzero_ps(); R];
+    if add {
+        for r in 0..R {
+            // SAFETY: a slice of 16 values.
+            sums[r] = unsafe { _mm512_loadu_ps(out[(i + r) * stride + j..][..WIDTH].as_ptr()) };
+        }
+    }
+    for k in 0..a.cols {
+        // SAFETY: rows and columns are inside by the assertion, and so in the slices by those of `Mat::new`.
+        let row = unsafe { _mm512_loadu_ps(b.data.as_ptr().add(k * b.row + j)) };
+        for r in 0..R {
+            // SAFETY: as above.
+            let factor = unsafe { *a.data.get_unchecked((i + r) * a.row + k * a.col) };
+            sums[r] = _mm512_fmadd_ps(_mm512_set1_ps(factor), row, sums[r]);
+        }
+    }
+    for r in 0..R {
+        // SAFETY: a slice of 16 values.
+        unsafe { _mm512_storeu_ps(out[(i + r) * stride + j..][..WIDTH].as_mut_ptr(), sums[r]) };
+    }
 }
 
 #[inline(always)]
-fn panels<const ROWS: usize>(a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride: usize, add: bool) {
+fn panels<const ROWS: usize, B: Block>(a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride: usize, add: bool) {
     let mut j = 0;
     while j + WIDTH <= b.cols {
         let mut i = 0;
         while i + ROWS <= a.rows {
-            block::<ROWS>(a, b, out, stride, add, [i, j]);
+            B::block::<ROWS>(a, b, out, stride, add, [i, j]);
             i += ROWS;
         }
         while i + 4 <= a.rows {
-            block::<4>(a, b, out, stride, add, [i, j]);
+            B::block::<4>(a, b, out, stride, add, [i, j]);
             i += 4;
         }
         while i < a.rows {
-            block::<1>(a, b, out, stride, add, [i, j]);
+            B::block::<1>(a, b, out, stride, add, [i, j]);
             i += 1;
         }
         j += WIDTH;
