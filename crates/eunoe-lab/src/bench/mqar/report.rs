@@ -216,7 +216,7 @@ impl<'a> Report<'a> {
     fn table(&self, caption: &str, columns: Vec<String>, cells: impl Fn(&Best<'a>) -> Vec<Item>) -> Table {
         let columns = [vec!["mixer".to_owned()], columns].concat();
         let head = |at: usize, best: &Best<'a>| {
-            Item::head(best.mixer, eunoe_report::svg::key(Look::new(self.family(at))))
+            Item::head(best.mixer, eunoe_report::svg::key(Look::new(self.family(at)))).class("plan")
         };
         let lines =
             self.best.iter().enumerate().map(|(at, best)| [vec![head(at, best)], cells(best)].concat());
