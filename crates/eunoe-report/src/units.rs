@@ -35,7 +35,7 @@ pub(crate) fn tokens(tokens: usize) -> String {
 }
 
 /// `1 item`, `2 items`.
-pub(crate) fn counted(n: usize, one: &str) -> String {
+pub fn counted(n: usize, one: &str) -> String {
     format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
 }
 

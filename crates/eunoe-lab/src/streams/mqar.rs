@@ -37,13 +37,13 @@ impl Mqar {
     /// [`Error::Invalid`] for shapes that do not hold their pairs.
     pub fn new(vocab: usize, shapes: &[Shape]) -> Result<Self> {
         for Shape { t, pairs } in shapes {
-            if t % 2 == 1 || 4 * pairs > *t || *pairs == 0 {
+            if t % 2 == 1 || *pairs > t / 4 || *pairs == 0 {
                 let why = format!(
                     "{pairs} pairs in {t} tokens; expected an even length of 4 tokens per pair at least"
                 );
                 return Err(Error::Invalid(why));
             }
-            if *pairs > vocab / 2 - 1 {
+            if *pairs >= vocab / 2 {
                 let why =
                     format!("{pairs} pairs need {} keys and values; the vocabulary has {vocab}", 2 * pairs);
                 return Err(Error::Invalid(why));
@@ -164,6 +164,8 @@ mod tests {
             (64, 16, 5, "5 pairs in 16 tokens"),
             (16, 64, 8, "8 pairs need 16 keys and values; the vocabulary has 16"),
             (64, 16, 0, "0 pairs"),
+            (1, 16, 2, "2 pairs need 4 keys and values; the vocabulary has 1"),
+            (64, 16, usize::MAX, "pairs in 16 tokens"),
         ] {
             let error = Mqar::new(vocab, &[Shape { t, pairs }]).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

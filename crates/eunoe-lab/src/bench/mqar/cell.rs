@@ -26,18 +26,13 @@ pub enum Ended {
     Diverged,
 }
 
-/// Who is told of a training.
-pub(super) struct Told<'p> {
-    pub(super) worker: usize,
-    pub(super) progress: &'p dyn Progress,
-}
-
 /// Trains the model of a cell, and measures it on `shapes`.
 pub(super) fn train(
     settings: &Settings,
     cell: &Cell,
     shapes: &[MqarShape],
-    told: &mut Told<'_>,
+    worker: usize,
+    progress: &dyn Progress,
 ) -> Result<Vec<Line>> {
     let (start, device) = (Instant::now(), Device::Cpu);
     let data = Data::new(settings)?;
@@ -47,12 +42,12 @@ pub(super) fn train(
         if step.diverged().is_some() {
             break (Ended::Diverged, step.loss);
         }
-        told.progress.step(told.worker, trainee.adam.step, step.loss);
+        progress.step(worker, trainee.adam.step, step.loss);
         if !trainee.adam.step.is_multiple_of(settings.batches() as u64) {
             continue;
         }
         let least = least(settings, &data, &trainee.model).map_err(invalid)?;
-        told.progress.valid(told.worker, least);
+        progress.valid(worker, least);
         if least >= settings.stop_at {
             break (Ended::Solved, step.loss);
         }

@@ -6,6 +6,9 @@ use eunoe_core::Result;
 use super::Settings;
 use crate::streams::{Batch, Mqar, MqarShape, rng};
 
+/// Lengths are below this.
+pub(super) const MOST_TOKENS: usize = 1 << 20;
+
 /// What examples are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum For {
@@ -18,7 +21,7 @@ pub(super) enum For {
 }
 
 impl For {
-    /// The seed of examples of a shape. Seeds of runs are below 2¹⁶, lengths and pairs below 2²⁰.
+    /// The seed of examples of a shape, another for each. Seeds of runs are below 2¹⁶, lengths and pairs below 2²⁰.
     fn seed(self, shape: MqarShape) -> u64 {
         let purpose = match self {
             Self::Validation => 0,

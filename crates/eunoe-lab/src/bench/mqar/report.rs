@@ -3,7 +3,7 @@
 use eunoe_core::{Error, Result};
 use eunoe_report::parts::{self, Cell as Item, Figure, Group, Table};
 use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
-use eunoe_report::units::{bytes, count, seconds};
+use eunoe_report::units::{bytes, count, counted, seconds};
 
 use super::{Ended, Line, Manifest, Record, Settings};
 use crate::streams::MqarShape;
@@ -179,14 +179,17 @@ impl<'a> Report<'a> {
             grid.vocab, grid.test
         );
         let sizes = format!(
-            "Model: width {}, {} head(s), two blocks without MLPs ({} first, the mixer under test second), head tied \
+            "Model: width {}, {}, two blocks without MLPs ({} first, the mixer under test second), head tied \
              to the embedding.",
-            grid.d_model, grid.heads, model.mixers[0]
+            grid.d_model,
+            counted(grid.heads, "head"),
+            model.mixers[0]
         );
+        let rates: Vec<String> = grid.lrs.iter().map(f64::to_string).collect();
         let training = format!(
             "Training: {} sequences, as many of each shape, in batches of {} of one shape; at most {} passes ({} steps), \
-             ended early once every shape reaches {} on {} validation sequences; AdamW, weight decay {}, rates {:?} \
-             with a rise over {} of the steps and half a cosine down to {}; {} seed(s).",
+             ended early once every shape reaches {} on {} validation sequences; AdamW, weight decay {}, rates {} \
+             with a rise over {} of the steps and half a cosine down to {}; {} per rate.",
             count(grid.examples),
             grid.batch,
             grid.epochs,
@@ -194,18 +197,18 @@ impl<'a> Report<'a> {
             grid.stop_at,
             grid.valid,
             train.weight_decay,
-            grid.lrs,
+            rates.join(", "),
             train.warmup,
             train.decay_to,
-            grid.seeds
+            counted(grid.seeds as usize, "seed")
         );
         let cost = format!(
-            "All trainings together took {} on {} ({}), {} at a time with {} thread(s) each.",
+            "All trainings together took {} on {} ({}), {} at a time with {} each.",
             seconds(self.total_s),
             machine.cpu,
             machine.isa,
             machine.jobs,
-            machine.threads
+            counted(machine.threads, "thread")
         );
         vec![task, sizes, training, cost]
     }
@@ -213,7 +216,7 @@ impl<'a> Report<'a> {
     fn table(&self, caption: &str, columns: Vec<String>, cells: impl Fn(&Best<'a>) -> Vec<Item>) -> Table {
         let columns = [vec!["mixer".to_owned()], columns].concat();
         let head = |at: usize, best: &Best<'a>| {
-            Item::head(best.mixer, eunoe_report::svg::key(Look::new(self.family(at))))
+            Item::head(best.mixer, eunoe_report::svg::key(Look::new(self.family(at)))).class("plan")
         };
         let lines =
             self.best.iter().enumerate().map(|(at, best)| [vec![head(at, best)], cells(best)].concat());
