@@ -22,6 +22,9 @@ struct Cli {
     /// Print one JSON document instead of text
     #[arg(long, global = true)]
     json: bool,
+    /// Threads; by default all of the machine
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,6 +41,9 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     eunoe_lab::process::calm();
+    if let Some(threads) = cli.threads {
+        eunoe_lab::ops::set_threads(threads.into());
+    }
     let done = match &cli.command {
         Command::List(args) => commands::list::run(args, cli.json),
         Command::Train(args) => commands::train::run(args, cli.json),

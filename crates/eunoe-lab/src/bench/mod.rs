@@ -2,5 +2,6 @@
 
 mod folder;
 pub mod mqar;
+pub mod throughput;
 
 pub use folder::{Folder, ITEMS, MANIFEST, Manifest};

@@ -1,6 +1,7 @@
 //! `eunoe-lab bench`: mixers against each other.
 
 mod mqar;
+mod throughput;
 
 use anyhow::Result;
 
@@ -14,6 +15,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Task {
     Mqar(mqar::Args),
+    Throughput(throughput::Args),
 }
 
 /// Runs the command.
@@ -23,5 +25,6 @@ enum Task {
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     match &args.task {
         Task::Mqar(args) => mqar::run(args, json),
+        Task::Throughput(args) => throughput::run(args, json),
     }
 }

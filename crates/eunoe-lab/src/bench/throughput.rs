@@ -1,0 +1,231 @@
+//! What a token costs a mixer, in training and in decode, against the length of the text.
+//!
+//! A mixer stands alone, without embedding, MLP and norms, so that its own slope shows. Training reads batches of equally many
+//! tokens in texts of each length; decode continues a text one token at a time from each position.
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use eunoe_core::{Error, Result};
+use serde::Serialize;
+
+use crate::mixers::{self, Spec};
+use crate::nets::{Config, Params};
+use crate::{Ctx, Mixer, State};
+
+/// What is measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    /// Phrases of mixers.
+    pub mixers: Vec<String>,
+    /// Width of the stream.
+    pub d_model: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Lengths of texts in training.
+    pub lengths: Vec<usize>,
+    /// Tokens of a batch: as many texts as they make, one at least.
+    pub tokens: usize,
+    /// Positions that decode continues from.
+    pub positions: Vec<usize>,
+    /// Measurements of each, of which the median counts.
+    pub turns: usize,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The mixer's phrase.
+    pub mixer: String,
+    /// `training` or `decode`.
+    pub kind: &'static str,
+    /// Length of the text, or tokens before the one that is decoded.
+    pub at: usize,
+    /// Tokens per second at the median.
+    pub tokens_per_s: f64,
+    /// Bytes of the state behind them, of one sequence; as measured.
+    pub state_bytes: usize,
+}
+
+/// A mixer and its parameters.
+struct Subject {
+    mixer: Box<dyn Mixer>,
+    params: Params,
+    d_model: usize,
+}
+
+impl Subject {
+    fn new(phrase: &str, settings: &Settings) -> Result<Self> {
+        let config = Config { d_model: settings.d_model, heads: settings.heads, ..Config::default() };
+        config.check()?;
+        let mut params = Params::new(0, DType::F32, &Device::Cpu);
+        let mixer = mixers::build(phrase, &Spec::of(&config, 0), &mut params.init())?;
+        Ok(Self { mixer, params, d_model: settings.d_model })
+    }
+
+    /// `[b, t, m]` of N(0, 1), the same each time.
+    fn input(&self, b: usize, t: usize) -> crate::Result<Tensor> {
+        Params::new(1, DType::F32, &Device::Cpu)
+            .init()
+            .normal("x", &[b, t, self.d_model], 1.0)
+            .map(|x| x.detach())
+    }
+
+    /// Seconds of one pass forward and back, and the state behind it.
+    fn train(&self, x: &Tensor) -> crate::Result<(f64, State)> {
+        let start = Instant::now();
+        let (y, state) = self.mixer.run(x, State::default(), &mut Ctx::default())?;
+        let grads = y.sqr()?.sum_all()?.backward()?;
+        if self.params.iter().any(|(_, param)| grads.get(&param.var).is_none()) {
+            candle_core::bail!("a parameter got no gradient");
+        }
+        Ok((start.elapsed().as_secs_f64(), state.detach()))
+    }
+
+    /// The state of one sequence behind `t` tokens, read in pieces.
+    fn read(&self, t: usize) -> crate::Result<State> {
+        const PIECE: usize = 512;
+        let mut state = State::default();
+        for from in (0..t).step_by(PIECE) {
+            let x = self.input(1, PIECE.min(t - from))?;
+            state = self.mixer.run(&x, state, &mut Ctx::default())?.1.detach().compact()?;
+        }
+        Ok(state)
+    }
+
+    /// Seconds of one token behind `state`.
+    fn decode(&self, x: &Tensor, state: &State) -> crate::Result<f64> {
+        let start = Instant::now();
+        self.mixer.run(x, state.clone(), &mut Ctx::default())?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+}
+
+/// Measures every mixer, and tells each row as it is there. Turns go through the lengths in order, so that a slow moment of
+/// the machine meets all of them.
+///
+/// # Errors
+/// [`Error::Invalid`] for sizes that cannot be, [`Error::Plan`] for a mixer that is not there.
+pub fn measure(settings: &Settings, told: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
+    if settings.lengths.contains(&0) || settings.turns == 0 || settings.tokens == 0 {
+        return Err(Error::Invalid("lengths, tokens and turns must be above 0".into()));
+    }
+    let invalid = |error: candle_core::Error| Error::Invalid(error.to_string());
+    // all are made before one is measured: a wrong phrase is told at once
+    let subjects = settings.mixers.iter().map(|phrase| Ok((phrase, Subject::new(phrase, settings)?)));
+    let mut rows = Vec::new();
+    for (phrase, subject) in subjects.collect::<Result<Vec<_>>>()? {
+        let mut add = |kind, at, tokens: usize, seconds: f64, state_bytes| {
+            let row =
+                Row { mixer: phrase.clone(), kind, at, tokens_per_s: tokens as f64 / seconds, state_bytes };
+            told(&row);
+            rows.push(row);
+        };
+        for (t, b, seconds, bytes) in training(&subject, settings).map_err(invalid)? {
+            add("training", t, t * b, seconds, bytes);
+        }
+        for (at, seconds, bytes) in decoding(&subject, settings).map_err(invalid)? {
+            add("decode", at, 1, seconds, bytes);
+        }
+    }
+    Ok(rows)
+}
+
+/// Length, texts, median seconds and bytes of state per length.
+fn training(subject: &Subject, settings: &Settings) -> crate::Result<Vec<(usize, usize, f64, usize)>> {
+    let inputs = settings.lengths.iter().map(|t| subject.input((settings.tokens / t).max(1), *t));
+    let inputs = inputs.collect::<crate::Result<Vec<_>>>()?;
+    let mut seconds = vec![Vec::new(); inputs.len()];
+    let mut bytes = vec![0; inputs.len()];
+    for turn in 0..=settings.turns {
+        for (i, x) in inputs.iter().enumerate() {
+            let (taken, state) = subject.train(x)?;
+            bytes[i] = state.compact()?.bytes() / x.dim(0)?;
+            // the first turn warms up
+            if turn > 0 {
+                seconds[i].push(taken);
+            }
+        }
+    }
+    let rows = settings.lengths.iter().zip(&inputs).zip(seconds).zip(bytes);
+    rows.map(|(((t, x), seconds), bytes)| Ok((*t, x.dim(0)?, median(seconds), bytes))).collect()
+}
+
+/// Position, median seconds and bytes of state per position.
+fn decoding(subject: &Subject, settings: &Settings) -> crate::Result<Vec<(usize, f64, usize)>> {
+    let states = settings.positions.iter().map(|t| subject.read(*t)).collect::<crate::Result<Vec<_>>>()?;
+    let x = subject.input(1, 1)?;
+    let mut seconds = vec![Vec::new(); states.len()];
+    // tokens are short: ten times as many
+    for turn in 0..=10 * settings.turns {
+        for (i, state) in states.iter().enumerate() {
+            let taken = subject.decode(&x, state)?;
+            if turn > settings.turns {
+                seconds[i].push(taken);
+            }
+        }
+    }
+    let rows = settings.positions.iter().zip(states).zip(seconds);
+    Ok(rows.map(|((at, state), seconds)| (*at, median(seconds), state.bytes())).collect())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// How the seconds of a text grow with its length: the least-squares slope of ln seconds over ln length, 1 where a token
+/// costs the same at every length, 2 where it costs as much as there are before it. `None` below two lengths.
+pub fn slope(rows: &[Row], mixer: &str) -> Option<f64> {
+    let of = rows.iter().filter(|row| row.mixer == mixer && row.kind == "training");
+    let points: Vec<[f64; 2]> =
+        of.map(|row| [(row.at as f64).ln(), (row.at as f64 / row.tokens_per_s).ln()]).collect();
+    let mean = |i: usize| points.iter().map(|p| p[i]).sum::<f64>() / points.len() as f64;
+    let [x, y] = [mean(0), mean(1)];
+    let spread: f64 = points.iter().map(|p| (p[0] - x).powi(2)).sum();
+    (spread > 0.0).then(|| points.iter().map(|p| (p[0] - x) * (p[1] - y)).sum::<f64>() / spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(at: usize, tokens_per_s: f64) -> Row {
+        Row { mixer: "a".into(), kind: "training", at, tokens_per_s, state_bytes: 0 }
+    }
+
+    #[test]
+    fn slopes_by_hand() {
+        // the same speed at every length: seconds grow as the length; half the speed at twice the length: as its square
+        let flat = [row(10, 5.0), row(20, 5.0), row(40, 5.0)];
+        let steep = [row(10, 8.0), row(20, 4.0), row(40, 2.0)];
+        assert!((slope(&flat, "a").unwrap() - 1.0).abs() < 1e-12);
+        assert!((slope(&steep, "a").unwrap() - 2.0).abs() < 1e-12);
+        assert_eq!(slope(&flat[..1], "a"), None);
+        assert_eq!(slope(&flat, "b"), None);
+    }
+
+    #[test]
+    fn states_are_measured_and_nothing_is_left_out() {
+        let settings = Settings {
+            mixers: vec!["softmax_attention".into(), "lightning_attention".into()],
+            d_model: 16,
+            heads: 2,
+            lengths: vec![8, 16],
+            tokens: 32,
+            positions: vec![4, 600],
+            turns: 1,
+        };
+        let mut told = 0;
+        let rows = measure(&settings, &mut |_| told += 1).unwrap();
+        assert_eq!((rows.len(), told), (8, 8));
+        let bytes: Vec<usize> = rows.iter().map(|row| row.state_bytes).collect();
+        // keys and values of 16 f32 each per token; one matrix of 8 by 8 per head
+        assert_eq!(bytes, [8 * 128, 16 * 128, 4 * 128, 600 * 128, 512, 512, 512, 512]);
+        assert!(rows.iter().all(|row| row.tokens_per_s.is_finite() && row.tokens_per_s > 0.0));
+        let wrong = Settings { mixers: vec!["nothing".into()], ..settings };
+        assert!(
+            measure(&wrong, &mut |_| ()).unwrap_err().to_string().contains("no mixer is called `nothing`")
+        );
+    }
+}
