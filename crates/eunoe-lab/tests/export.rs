@@ -12,6 +12,7 @@ use eunoe_lab::bridge;
 use eunoe_lab::nets::{Config, Decoder, Mlp, Params};
 use eunoe_lab::streams::Bytes;
 use eunoe_lab::train::{self, AdamW, Checkpoint, Data, Progress, Row, RunConfig, TrainConfig};
+use eunoe_model::gguf;
 use tempfile::TempDir;
 
 const TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../eunoe/assets/a-scandal-in-bohemia.txt");
@@ -77,6 +78,11 @@ fn the_engine_finds_the_loss_of_the_lab() {
         let (config, checkpoint) = trained(model, folder.path());
         let out = folder.path().join("out");
         bridge::export(&checkpoint, &out, false).unwrap();
+        let (loaded, _) = bridge::load(&gguf::open(&out).unwrap(), &Device::Cpu).unwrap();
+        let Config { kv_heads, norm_eps, .. } = config.model;
+        assert!((loaded.config.norm_eps - norm_eps).abs() < 1e-9, "{:?}", loaded.config);
+        assert_eq!(loaded.config.kv_heads(), config.model.kv_heads());
+        assert_eq!(Config { kv_heads, norm_eps, ..loaded.config }, config.model);
         let here = lab_loss(&config, &checkpoint, text.as_bytes());
         let exact = engine_loss(&out, text, Arithmetic::Exact);
         let fast = engine_loss(&out, text, Arithmetic::Fast);

@@ -46,7 +46,7 @@ fn complaints(folder: &str, manifest: &str) -> Vec<String> {
     };
     let of_tests = OF_TESTS.iter().find(|(name, ..)| *name == folder).map_or(&[][..], |(_, names, _)| names);
     let upward = ours(manifest).filter(|(dependency, is_of_tests)| {
-        !(allowed.contains(dependency) || *is_of_tests && of_tests.contains(dependency))
+        !allowed.contains(dependency) && (!is_of_tests || !of_tests.contains(dependency))
     });
     let mut complaints: Vec<_> = upward
         .map(|(dependency, _)| format!("{folder}/Cargo.toml: `{dependency}` is not below this crate"))
