@@ -20,3 +20,8 @@ pub use mixer::{Cost, Ctx, Mixer, Probe, Split, State};
 
 /// A result of tensor work.
 pub type Result<T> = candle_core::Result<T>;
+
+/// An error of tensor work as one of ours.
+fn invalid(error: candle_core::Error) -> eunoe_core::Error {
+    eunoe_core::Error::Invalid(error.to_string())
+}

@@ -23,6 +23,10 @@ const CTX: usize = 64;
 struct Quiet;
 
 impl Progress for Quiet {
+    fn start(&mut self, _: u64) -> eunoe_core::Result<()> {
+        Ok(())
+    }
+
     fn row(&mut self, _: &Row) -> eunoe_core::Result<bool> {
         Ok(true)
     }

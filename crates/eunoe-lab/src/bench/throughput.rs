@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::mixers::{self, Spec};
 use crate::nets::{Config, Params};
-use crate::{Ctx, Mixer, State};
+use crate::{Ctx, Mixer, State, invalid};
 
 /// What is measured.
 #[derive(Clone, Debug, Serialize)]
@@ -110,7 +110,6 @@ pub fn measure(settings: &Settings, told: &mut dyn FnMut(&Row)) -> Result<Vec<Ro
     if settings.lengths.contains(&0) || settings.turns == 0 || settings.tokens == 0 {
         return Err(Error::Invalid("lengths, tokens and turns must be above 0".into()));
     }
-    let invalid = |error: candle_core::Error| Error::Invalid(error.to_string());
     // all are made before one is measured: a wrong phrase is told at once
     let subjects = settings.mixers.iter().map(|phrase| Ok((phrase, Subject::new(phrase, settings)?)));
     let mut rows = Vec::new();

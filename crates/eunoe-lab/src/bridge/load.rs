@@ -7,7 +7,7 @@ use eunoe_kernels::rope::Style;
 use eunoe_model::gguf::Gguf;
 use eunoe_model::{Cpu, Layer, Linear, Model};
 
-use super::invalid;
+use crate::invalid;
 use crate::nets::{Config, Decoder, Mlp, Params};
 
 /// Architectures that are softmax attention and SwiGLU with nothing besides.

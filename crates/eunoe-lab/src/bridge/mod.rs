@@ -6,7 +6,3 @@ mod load;
 
 pub use export::export;
 pub use load::load;
-
-fn invalid(error: candle_core::Error) -> eunoe_core::Error {
-    eunoe_core::Error::Invalid(error.to_string())
-}

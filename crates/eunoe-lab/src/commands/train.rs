@@ -1,14 +1,17 @@
 //! `eunoe-lab train`: one run, from its file.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use eunoe_lab::train::{self, Progress, Row, RunConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use signal_hook::consts::SIGINT;
 
 use super::out;
 
@@ -25,7 +28,8 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Done {
     steps: u64,
-    loss: f64,
+    /// Of the last step; `None` where all were taken before.
+    loss: Option<f64>,
     held_out: Option<f64>,
     checkpoint: String,
 }
@@ -38,56 +42,98 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let config = RunConfig::read(&args.config)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make `{}`", args.out.display()))?;
     let mut told = Told::new(&config, &args.out)?;
-    train::train(&config, &args.out, &Device::Cpu, &mut told)?;
+    let trained = train::train(&config, &args.out, &Device::Cpu, &mut told);
     told.bar.finish_and_clear();
-    let last = told.last;
+    if matches!(trained, Err(eunoe_core::Error::Interrupted)) {
+        let step = told.last.map_or(0, |row| row.step);
+        bail!("interrupted after step {step}, which is saved: the same command goes on");
+    }
+    trained?;
     let done = Done {
         steps: config.train.steps,
-        loss: last.map_or(f64::NAN, |row| row.loss),
-        held_out: last.and_then(|row| row.held_out),
+        loss: told.last.map(|row| row.loss),
+        held_out: told.last.and_then(|row| row.held_out),
         checkpoint: args.out.join("last.safetensors").display().to_string(),
     };
     if json {
         return out::json(&done);
     }
+    let steps = match done.loss {
+        Some(loss) => format!("{} steps: {loss:.4} nats per token", done.steps),
+        None => format!("all {} steps were taken before", done.steps),
+    };
     let held_out = done.held_out.map_or(String::new(), |loss| format!(", {loss:.4} on what was held out"));
-    out::line(&format!(
-        "{} steps: {:.4} nats per token{held_out}; `{}`",
-        done.steps, done.loss, done.checkpoint
-    ))
+    out::line(&format!("{steps}{held_out}; `{}`", done.checkpoint))
 }
+
+const HEADER: &str = "step,loss,held_out,lr,grad_norm,tokens_per_s\n";
 
 /// A bar on standard error, and a line of `metrics.csv` per step.
 struct Told {
     bar: ProgressBar,
-    file: File,
     path: PathBuf,
+    file: Option<File>,
     last: Option<Row>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Told {
     fn new(config: &RunConfig, folder: &Path) -> Result<Self> {
-        let path = folder.join("metrics.csv");
-        let is_new = !path.exists();
-        let mut file = File::options().create(true).append(true).open(&path)?;
-        if is_new {
-            writeln!(file, "step,loss,held_out,lr,grad_norm,tokens_per_s")?;
-        }
         let style = "{bar:30} {pos}/{len} {msg}, {eta} left";
         let bar = ProgressBar::new(config.train.steps).with_style(ProgressStyle::with_template(style)?);
-        Ok(Self { bar, file, path, last: None })
+        let stop = Arc::new(AtomicBool::new(false));
+        // the first Ctrl-C asks, and the second ends at once
+        signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&stop))?;
+        signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
+        Ok(Self { bar, path: folder.join("metrics.csv"), file: None, last: None, stop })
     }
 }
 
+/// The header and the rows up to `step`: what a kill left behind the last checkpoint, a torn line too, is taken again.
+fn upto(step: u64, old: &str) -> String {
+    let is_kept = |line: &&str| {
+        let number = line.split(',').next().and_then(|number| number.parse::<u64>().ok());
+        line.ends_with('\n') && number.is_some_and(|number| number <= step)
+    };
+    HEADER.chars().chain(old.split_inclusive('\n').filter(is_kept).flat_map(str::chars)).collect()
+}
+
 impl Progress for Told {
+    fn start(&mut self, step: u64) -> eunoe_core::Result<()> {
+        let fail = |error| eunoe_core::Error::io(&self.path, error);
+        let old = match std::fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            old => old.map_err(fail)?,
+        };
+        train::write_whole(&self.path, upto(step, &old).as_bytes())?;
+        self.file = Some(File::options().append(true).open(&self.path).map_err(fail)?);
+        self.bar.set_position(step);
+        Ok(())
+    }
+
     fn row(&mut self, row: &Row) -> eunoe_core::Result<bool> {
         let held_out = row.held_out.map_or(String::new(), |loss| loss.to_string());
         let Row { step, loss, lr, grad_norm, tokens_per_s, .. } = row;
-        writeln!(self.file, "{step},{loss},{held_out},{lr},{grad_norm},{tokens_per_s:.0}")
-            .map_err(|error| eunoe_core::Error::io(&self.path, error))?;
+        if let Some(file) = &mut self.file {
+            writeln!(file, "{step},{loss},{held_out},{lr},{grad_norm},{tokens_per_s:.0}")
+                .map_err(|error| eunoe_core::Error::io(&self.path, error))?;
+        }
         self.bar.set_position(*step);
         self.bar.set_message(format!("loss {loss:.4}, {tokens_per_s:.0} tokens/s"));
         self.last = Some(*row);
-        Ok(true)
+        Ok(!self.stop.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_behind_the_checkpoint_and_torn_ones_go() {
+        let old = format!("{HEADER}1,3.5,,0.1,1,9\n2,3.25,,0.1,1,9\n3,3,,0.1,1,9\n4,2.");
+        assert_eq!(upto(2, &old), format!("{HEADER}1,3.5,,0.1,1,9\n2,3.25,,0.1,1,9\n"));
+        assert_eq!(upto(9, &old), format!("{HEADER}1,3.5,,0.1,1,9\n2,3.25,,0.1,1,9\n3,3,,0.1,1,9\n"));
+        assert_eq!((upto(0, &old), upto(5, "")), (HEADER.to_owned(), HEADER.to_owned()));
     }
 }

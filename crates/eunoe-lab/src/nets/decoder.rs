@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Init, Linear, Params, RmsNorm};
 use crate::mixers::{self, Spec};
-use crate::{Ctx, Mixer, Result, State, ops};
+use crate::{Ctx, Mixer, Result, State, invalid, ops};
 
 /// The sizes of a decoder, as its file has them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,21 +97,21 @@ pub struct Block {
 
 impl Block {
     fn new(init: &mut Init<'_>, config: &Config, layer: usize) -> eunoe_core::Result<Self> {
-        let tensors = |error: candle_core::Error| eunoe_core::Error::Invalid(error.to_string());
         let Config { d_model, d_ff, norm_eps, init_std, .. } = *config;
         let phrase = &config.mixers[layer % config.mixers.len()];
-        let mixer = mixers::build(phrase, &Spec::of(config, layer), &mut init.at("mixer"))?;
-        let mixer_norm = RmsNorm::new(&mut init.at("mixer_norm"), d_model, norm_eps).map_err(tensors)?;
+        let spec = Spec::of(config, layer);
+        let mixer = mixers::build(phrase, &spec, &mut init.at("mixer"))?;
+        let mixer_norm = RmsNorm::new(&mut init.at("mixer_norm"), d_model, norm_eps).map_err(invalid)?;
         let mlp = (d_ff > 0).then(|| -> Result<_> {
-            let out_std = init_std / (2.0 * config.layers as f64).sqrt();
             let mut linear =
                 |name, inputs, outputs, std| Linear::new(&mut init.at(name), inputs, outputs, std);
             let (gate, up) =
                 (linear("gate", d_model, d_ff, init_std)?, linear("up", d_model, d_ff, init_std)?);
-            let mlp = GatedMlp { kind: config.mlp, gate, up, down: linear("down", d_ff, d_model, out_std)? };
+            let mlp =
+                GatedMlp { kind: config.mlp, gate, up, down: linear("down", d_ff, d_model, spec.out_std)? };
             Ok((RmsNorm::new(&mut init.at("mlp_norm"), d_model, norm_eps)?, mlp))
         });
-        Ok(Self { mixer_norm, mixer, mlp: mlp.transpose().map_err(tensors)? })
+        Ok(Self { mixer_norm, mixer, mlp: mlp.transpose().map_err(invalid)? })
     }
 
     fn run(&self, x: &Tensor, state: State, ctx: &mut Ctx<'_>) -> Result<(Tensor, State)> {
@@ -148,18 +148,17 @@ impl Decoder {
     /// [`eunoe_core::Error::Invalid`] for sizes that cannot be, [`eunoe_core::Error::Plan`] for a mixer that is not there.
     pub fn new(config: &Config, params: &mut Params) -> eunoe_core::Result<Self> {
         config.check()?;
-        let tensors = |error: candle_core::Error| eunoe_core::Error::Invalid(error.to_string());
         let mut init = params.init();
         let (vocab, d_model) = (config.vocab, config.d_model);
-        let embed = init.at("embed").normal("weight", &[vocab, d_model], config.init_std).map_err(tensors)?;
+        let embed = init.at("embed").normal("weight", &[vocab, d_model], config.init_std).map_err(invalid)?;
         let blocks = (0..config.layers).map(|l| Block::new(&mut init.at("layers").at(l), config, l));
         let blocks = blocks.collect::<eunoe_core::Result<_>>()?;
-        let norm = RmsNorm::new(&mut init.at("norm"), d_model, config.norm_eps).map_err(tensors)?;
+        let norm = RmsNorm::new(&mut init.at("norm"), d_model, config.norm_eps).map_err(invalid)?;
         let head = match config.tied {
             true => None,
             false => {
                 let head = Linear::new(&mut init.at("head"), d_model, vocab, config.init_std);
-                Some(head.map_err(tensors)?)
+                Some(head.map_err(invalid)?)
             }
         };
         Ok(Self { config: config.clone(), blocks, embed, norm, head })

@@ -11,6 +11,7 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use super::{AdamW, RunConfig};
+use crate::invalid;
 use crate::nets::{Param, Params};
 
 /// The key of the header in the file's metadata.
@@ -79,10 +80,6 @@ pub fn load_params(path: &Path, params: &Params) -> Result<()> {
 /// [`Error::Io`], and [`Error::Format`] for another file.
 pub fn read_header(path: &Path) -> Result<Checkpoint> {
     Ok(File::open(path)?.header)
-}
-
-fn invalid(error: candle_core::Error) -> Error {
-    Error::Invalid(error.to_string())
 }
 
 /// A checkpoint in memory.

@@ -61,7 +61,7 @@ pub struct TrainConfig {
     pub evaluate_every: u64,
     /// Windows of an evaluation, at most.
     pub evaluate_windows: usize,
-    /// Steps between two checkpoints; 0 for one at the end.
+    /// Steps between two checkpoints, which are what a run goes on from after a kill; 0 for one at the end.
     pub save_every: u64,
 }
 
@@ -82,7 +82,7 @@ impl Default for TrainConfig {
             seed: 0,
             evaluate_every: 0,
             evaluate_windows: 256,
-            save_every: 0,
+            save_every: 200,
         }
     }
 }

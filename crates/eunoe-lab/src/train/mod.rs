@@ -10,5 +10,4 @@ pub use checkpoint::{Checkpoint, load_params, read_header, write_whole};
 pub use config::{Data, RunConfig, TrainConfig};
 pub use optimizer::{AdamW, Clip, Grads};
 pub use run::{Progress, Row, evaluate, train};
-pub(crate) use step::invalid;
 pub use step::{Step, Trainee};

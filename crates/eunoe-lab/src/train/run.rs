@@ -7,11 +7,10 @@ use candle_core::{DType, Device};
 use eunoe_core::{Error, Result};
 use serde::Serialize;
 
-use super::invalid;
-use super::{Checkpoint, RunConfig, Step, Trainee};
+use super::{Checkpoint, RunConfig, Step, Trainee, read_header};
 use crate::nets::Decoder;
 use crate::streams::{Batch, Bytes};
-use crate::{Ctx, ops};
+use crate::{Ctx, invalid, ops};
 
 /// One line of the metrics.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -32,6 +31,12 @@ pub struct Row {
 
 /// Who is told how a run goes, and may stop it.
 pub trait Progress {
+    /// The run begins, or goes on after `step` steps: what was told of later ones is taken again.
+    ///
+    /// # Errors
+    /// Those of setting the rows right.
+    fn start(&mut self, step: u64) -> Result<()>;
+
     /// A step was taken. `false` stops the run after a checkpoint.
     ///
     /// # Errors
@@ -60,15 +65,16 @@ pub fn train(
     let mut trainee = Trainee::new(&config.model, t, device)?;
     let path = folder.join("last.safetensors");
     if path.exists() {
-        let saved = Checkpoint::load(&path, &trainee.params, &mut trainee.adam)?;
-        if saved.config != *config {
+        if read_header(&path)?.config != *config {
             let why = format!(
                 "`{}` is of a run with other settings: resume with those, or use another folder",
                 path.display()
             );
             return Err(Error::Invalid(why));
         }
+        Checkpoint::load(&path, &trainee.params, &mut trainee.adam)?;
     }
+    progress.start(trainee.adam.step)?;
     let save = |Trainee { params, adam, .. }: &Trainee| {
         Checkpoint { step: adam.step, config: config.clone() }.save(&path, params, adam)
     };
@@ -110,4 +116,79 @@ pub fn evaluate(model: &Decoder, text: &Bytes, t: usize, most: usize, device: &D
         count += tokens.dim(0)?;
     }
     Ok(total / (count * t) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::Config;
+    use crate::train::{Data, TrainConfig};
+
+    /// Remembers its rows, and stops the run after `stop` steps.
+    struct Told {
+        starts: Vec<u64>,
+        rows: Vec<(u64, f64)>,
+        stop: u64,
+    }
+
+    impl Progress for Told {
+        fn start(&mut self, step: u64) -> Result<()> {
+            self.starts.push(step);
+            Ok(())
+        }
+
+        fn row(&mut self, row: &Row) -> Result<bool> {
+            self.rows.push((row.step, row.loss));
+            Ok(row.step != self.stop)
+        }
+    }
+
+    fn config(folder: &Path) -> RunConfig {
+        let text = folder.join("text");
+        std::fs::write(&text, (0..2000u32).map(|i| (i * i % 61) as u8).collect::<Vec<u8>>()).unwrap();
+        RunConfig {
+            model: Config { d_model: 8, layers: 1, heads: 2, d_ff: 8, ..Config::default() },
+            data: Data { files: vec![text], held_out: Vec::new() },
+            train: TrainConfig { steps: 6, batch: 2, seq_len: 8, ..TrainConfig::default() },
+        }
+    }
+
+    fn run(config: &RunConfig, folder: &Path, stop: u64) -> (Result<Decoder>, Told) {
+        let mut told = Told { starts: Vec::new(), rows: Vec::new(), stop };
+        (train(config, folder, &Device::Cpu, &mut told), told)
+    }
+
+    #[test]
+    fn a_run_that_stopped_goes_on_as_if_it_had_not() {
+        let [whole, parts] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let config = config(whole.path());
+        let (done, want) = run(&config, whole.path(), 0);
+        assert!(done.is_ok() && want.starts == [0] && want.rows.len() == 6);
+        let (stopped, first) = run(&config, parts.path(), 4);
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+        let (done, second) = run(&config, parts.path(), 0);
+        assert!(done.is_ok() && second.starts == [4]);
+        assert_eq!([first.rows, second.rows].concat(), want.rows);
+        let bytes = |folder: &Path| std::fs::read(folder.join("last.safetensors")).unwrap().len();
+        assert_eq!(bytes(whole.path()), bytes(parts.path()));
+    }
+
+    #[test]
+    fn another_run_and_a_loss_that_is_no_number_leave_the_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        assert!(matches!(run(&config, folder.path(), 2).0, Err(Error::Interrupted)));
+        let path = folder.path().join("last.safetensors");
+        let saved = std::fs::read(&path).unwrap();
+        let mut other = config.clone();
+        other.model.d_model = 16;
+        let why = run(&other, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains("of a run with other settings"), "{why}");
+        let adrift =
+            RunConfig { train: TrainConfig { lr: 1e30, clip: 0.0, ..config.train.clone() }, ..config };
+        let fresh = tempfile::tempdir().unwrap();
+        let why = run(&adrift, fresh.path(), 0).0.map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains("lower `lr`"), "{why}");
+        assert_eq!(std::fs::read(&path).unwrap(), saved);
+    }
 }

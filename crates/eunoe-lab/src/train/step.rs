@@ -1,13 +1,13 @@
 //! A model in training, and its step: passes, gradients, the optimiser. Where batches come from is the caller's.
 
 use candle_core::{DType, Device};
-use eunoe_core::{Error, Result};
+use eunoe_core::Result;
 
 use super::optimizer::Grads;
 use super::{AdamW, TrainConfig};
-use crate::Ctx;
 use crate::nets::{Config, Decoder, Params};
 use crate::streams::Batch;
+use crate::{Ctx, invalid};
 
 /// A model, its parameters and their moments.
 pub struct Trainee {
@@ -88,11 +88,6 @@ impl Trainee {
         grads.add(&self.params, loss.backward()?)?;
         own.to_dtype(DType::F64)?.to_scalar::<f64>()
     }
-}
-
-/// An error of tensor work as one of ours.
-pub(crate) fn invalid(error: candle_core::Error) -> Error {
-    Error::Invalid(error.to_string())
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{Data, For};
 use super::{Cell, Line, Progress, Settings};
+use crate::invalid;
 use crate::nets::Decoder;
 use crate::ops::IGNORE;
 use crate::streams::{Batch, MqarShape};
-use crate::train::{Trainee, invalid};
+use crate::train::Trainee;
 use crate::{Ctx, Mixer};
 
 /// Why a training ended.
