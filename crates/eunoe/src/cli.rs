@@ -97,7 +97,7 @@ impl Cli {
             Command::Eval(args) => commands::eval::run(&args, &ctx),
             Command::Audit(args) => commands::audit::run(&args, &ctx),
             Command::Report(args) => commands::report::run(&args, &ctx),
-            Command::Lab(args) => commands::lab::run(&args, &ctx, self.threads.is_some()),
+            Command::Lab(args) => commands::lab::run(&args, &ctx, self.threads),
         }
     }
 }

@@ -59,6 +59,10 @@ impl Default for Config {
     }
 }
 
+/// Numbers of a matrix, and layers: no model of this lab comes near, and more is a slip that would take the machine's memory.
+const MOST_NUMBERS: u64 = 1 << 31;
+const MOST_LAYERS: usize = 1 << 10;
+
 /// What stands after the mixer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -214,6 +218,17 @@ impl Config {
             if size == 0 || size > 1 << 24 {
                 return wrong(format!("`{name}` is {size}; expected 1 to {}", 1 << 24));
             }
+        }
+        if self.d_ff > 1 << 24 {
+            return wrong(format!("`d_ff` is {}; expected 0 to {}", self.d_ff, 1 << 24));
+        }
+        let widest = self.vocab.max(self.d_ff).max(self.d_model) as u64 * self.d_model as u64;
+        if widest > MOST_NUMBERS || self.layers > MOST_LAYERS {
+            return wrong(format!(
+                "a matrix of {widest} numbers in {} layers; expected {MOST_NUMBERS} and {MOST_LAYERS} at most: make `vocab`, \
+                 `d_model`, `d_ff` or `layers` smaller",
+                self.layers
+            ));
         }
         if self.heads == 0 || !self.d_model.is_multiple_of(self.heads) {
             return wrong(format!("`heads` {} does not divide `d_model` {}", self.heads, self.d_model));

@@ -114,6 +114,9 @@ impl RunConfig {
         self.model.check()?;
         let t = &self.train;
         let wrong = |why: String| Err(Error::Invalid(why));
+        if self.model.vocab < 256 {
+            return wrong(format!("`vocab` is {}; texts are bytes and need 256", self.model.vocab));
+        }
         for (name, value) in [("batch", t.batch), ("accumulate", t.accumulate), ("seq_len", t.seq_len)] {
             if value == 0 || value > 1 << 24 {
                 return wrong(format!("`{name}` is {value}; expected 1 to {}", 1 << 24));
@@ -167,6 +170,13 @@ mod tests {
             ("[model]\nheads = 3\n", "`heads` 3 does not divide `d_model` 256"),
             ("[model]\nheads = 4\nkv_heads = 3\n", "`kv_heads` 3 does not divide `heads` 4"),
             ("[model]\nmixers = []\n", "`mixers` is empty"),
+            ("[model]\nvocab = 64\n", "texts are bytes and need 256"),
+            (
+                "[model]\nd_model = 16777216\nvocab = 16777216\n",
+                "make `vocab`, `d_model`, `d_ff` or `layers` smaller",
+            ),
+            ("[model]\nlayers = 1000000\n", "in 1000000 layers"),
+            ("[model]\nd_ff = 99999999999\n", "`d_ff` is 99999999999"),
             ("[train]\nlr = -1.0\n", "`lr` is -1; expected a number from 0 up"),
             ("[train]\nwarmup = 2.0\n", "`warmup` is 2; expected 0 to 1"),
             ("[train]\nbatch = 0\n", "`batch` is 0; expected 1"),

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{Error, ErrorKind};
 use std::process::Command;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 
 use crate::context::Context;
 
@@ -26,14 +26,11 @@ pub struct Args {
     pub(crate) args: Vec<OsString>,
 }
 
-/// Becomes the lab's program; `threads` says whether they were asked for.
+/// Becomes the lab's program. `--json` and `--threads` may stand before `lab` too.
 ///
 /// # Errors
 /// It is not there, or cannot be started.
-pub fn run(args: &Args, ctx: &Context, threads: bool) -> Result<()> {
-    if threads {
-        bail!("`{NAME}` takes no --threads: leave it out");
-    }
+pub fn run(args: &Args, ctx: &Context, threads: Option<u16>) -> Result<()> {
     let file = format!("{NAME}{}", std::env::consts::EXE_SUFFIX);
     let beside =
         std::env::current_exe().ok().map(|own| own.with_file_name(&file)).filter(|path| path.is_file());
@@ -42,6 +39,9 @@ pub fn run(args: &Args, ctx: &Context, threads: bool) -> Result<()> {
     command.args(&args.args);
     if ctx.json && !args.args.iter().any(|arg| arg == "--json") {
         command.arg("--json");
+    }
+    if let Some(threads) = threads {
+        command.args(["--threads", &threads.to_string()]);
     }
     become_it(command).map_err(|error| match error.kind() {
         ErrorKind::NotFound => anyhow!(
