@@ -10,6 +10,8 @@ pub mod limits;
 pub mod math;
 pub mod matmul;
 mod memory;
+#[cfg(test)]
+mod noise;
 pub mod ops;
 pub mod pool;
 pub mod rope;

@@ -1,6 +1,7 @@
 use eunoe_core::{Codec, Codecs};
 
 use super::*;
+pub(super) use crate::noise::Noise;
 use crate::rope::Style;
 use crate::strip::SlotLayout;
 
@@ -8,19 +9,6 @@ mod arg_max;
 mod laws;
 mod lists;
 mod masks;
-
-/// Uniform in -1..1, the same on every machine.
-pub(super) struct Noise(pub(super) u64);
-
-impl Noise {
-    pub(super) fn vec(&mut self, len: usize) -> Vec<f32> {
-        let mut next = || {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        (0..len).map(|_| next()).collect()
-    }
-}
 
 /// Slot i has position 7 + 3 i: as if others were evicted.
 pub(super) fn position(i: usize) -> u32 {

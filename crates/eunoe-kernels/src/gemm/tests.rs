@@ -1,20 +1,7 @@
 use super::*;
+use crate::noise::Noise;
 use eunoe_core::Error;
 use half::bf16;
-
-/// Uniform in -1..1, the same on every machine.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        ((self.next() + 1.0) / 2.0 * end as f32) as usize % end
-    }
-}
 
 /// What a test needs of an element.
 trait Value: Element + PartialEq + std::fmt::Debug {

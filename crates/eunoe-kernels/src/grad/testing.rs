@@ -1,19 +1,7 @@
 //! What the tests share: noise, comparisons, finite differences.
 
+pub(super) use crate::noise::Noise;
 use crate::{Isa, Pool};
-
-/// Uniform in -1..1, the same on every machine.
-pub(super) struct Noise(pub(super) u64);
-
-impl Noise {
-    pub(super) fn vec(&mut self, len: usize) -> Vec<f32> {
-        let mut next = || {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        (0..len).map(|_| next()).collect()
-    }
-}
 
 pub(super) fn f64s(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
