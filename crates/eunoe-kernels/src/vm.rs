@@ -257,10 +257,10 @@ mod sys {
             let access = libc::PROT_READ | libc::PROT_WRITE;
             // SAFETY: whole pages of this mapping, which nobody else uses now.
             unsafe {
-                let renewed = libc::mmap(part, len, access, flags, -1, 0);
+                let renewed = libc::mmap(part, len, access, flags, -1, 0) != libc::MAP_FAILED;
                 #[cfg(target_os = "linux")]
-                libc::madvise(part, len, libc::MADV_NOHUGEPAGE);
-                renewed != libc::MAP_FAILED
+                let _ = renewed && libc::madvise(part, len, libc::MADV_NOHUGEPAGE) == 0;
+                renewed
             }
         }
 

@@ -37,13 +37,14 @@ pub(super) fn count(levels: &[Level]) -> Result<usize> {
     count.ok_or_else(|| Error::Invalid("a batch of more products than can be counted".into()))
 }
 
-/// Where product `i` begins; the last level runs fastest.
+/// Where product `i` begins; the last level runs fastest. Operands without values may lie anywhere, so theirs may wrap.
 fn offsets(levels: &[Level], mut i: usize) -> Offsets {
     let mut at = Offsets::default();
     for level in levels.iter().rev() {
         let j = i % level.count;
         i /= level.count;
-        at = Offsets { a: at.a + j * level.a, b: at.b + j * level.b, out: at.out + j * level.out };
+        let next = |at: usize, step: usize| at.wrapping_add(j.wrapping_mul(step));
+        at = Offsets { a: next(at.a, level.a), b: next(at.b, level.b), out: next(at.out, level.out) };
     }
     at
 }

@@ -96,7 +96,7 @@ impl sealed::Sealed for f32 {
 
 impl sealed::Sealed for bf16 {
     fn order(isa: Isa) -> Order {
-        if matches!(isa, Isa::Scalar) || isa < Isa::Avx512Bf16 { Order::Swapped } else { Order::Pairs }
+        if isa < Isa::Avx512Bf16 { Order::Swapped } else { Order::Pairs }
     }
 
     #[inline(always)]

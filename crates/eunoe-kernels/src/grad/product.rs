@@ -56,7 +56,7 @@ const WIDTH: usize = 16;
 
 /// `out = a b`, or `out += a b` with `add`; rows of `out` start `stride` apart, rows of `b` are contiguous.
 pub(super) fn product(isa: Isa, a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride: usize, add: bool) {
-    debug_assert!(a.cols == b.rows && b.col == 1, "inner sizes, contiguous rows");
+    assert!(a.cols == b.rows && b.col == 1, "inner sizes, contiguous rows");
     debug_assert!(a.rows == 0 || b.cols == 0 || out.len() >= (a.rows - 1) * stride + b.cols, "sums fit");
     debug_assert!(b.cols <= stride, "rows of sums are apart");
     match isa {
@@ -149,7 +149,8 @@ fn wide<const R: usize>(a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride: usize, 
         }
     }
     for k in 0..a.cols {
-        // SAFETY: rows and columns are inside by the assertion, and so in the slices by those of `Mat::new`.
+        // SAFETY: rows and columns are inside by the assertion, rows of `b` contiguous by that of `product`, and so all
+        // in the slices by those of `Mat::new`.
         let row = unsafe { _mm512_loadu_ps(b.data.as_ptr().add(k * b.row + j)) };
         for r in 0..R {
             // SAFETY: as above.
@@ -204,7 +205,8 @@ fn block<const R: usize>(a: Mat<'_>, b: Mat<'_>, out: &mut [f32], stride: usize,
         }
     }
     for k in 0..a.cols {
-        // SAFETY: rows and columns are inside by the assertion, and so in the slices by those of `Mat::new`.
+        // SAFETY: rows and columns are inside by the assertion, rows of `b` contiguous by that of `product`, and so all
+        // in the slices by those of `Mat::new`.
         let (b, a): (&[f32; WIDTH], [f32; R]) = unsafe {
             let b = b.data.as_ptr().add(k * b.row + j);
             (&*b.cast(), std::array::from_fn(|r| *a.data.get_unchecked((i + r) * a.row + k * a.col)))

@@ -56,6 +56,8 @@ impl Reserved {
         let (start, end) = (byte.next_multiple_of(page), self.touched.next_multiple_of(page));
         self.same = self.same.min(byte);
         self.unmap(start);
+        // what could not be unmapped is zeros in copies of our own, and would be the file's again
+        let start = start.max(self.mapped());
         if start < end {
             // SAFETY: whole pages of our own region, and `&mut self` is the only access to it.
             unsafe { self.region.release(start, end - start) };
@@ -66,7 +68,7 @@ impl Reserved {
     /// Moves the whole pages of the first `len` bytes into an arena, where they can be shared; those that are there stay.
     ///
     /// # Errors
-    /// There is no memory for it; nothing changes then.
+    /// There is no memory or no map for it; no byte changes then.
     pub fn share(&mut self, len: usize, arena: &Arc<Arena>) -> io::Result<()> {
         let end = len / page_bytes() * page_bytes();
         // every piece is a map, of which a process may have so many
@@ -74,13 +76,15 @@ impl Reserved {
         if start >= end {
             return Ok(());
         }
+        // pages of old extents behind are let go of first, or nothing is: they would be the file's again when released
+        if !self.own(end) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.same = self.same.min(end);
         let extents = arena.put(&self.region.bytes()[start..end])?;
         let (file, at) = extents[0].place();
         // SAFETY: whole pages of our own region; they hold the same bytes afterwards.
         unsafe { self.region.map(start, end - start, file, at) }?;
-        let rest = self.region.bytes()[end..len].to_vec();
-        self.unmap(end); // a page of old extents behind: its bytes were just taken
-        self.region.bytes_mut()[end..len].copy_from_slice(&rest);
         self.keep(start);
         self.shared.extend(extents.into_iter().map(|extent| {
             let len = extent.len();
@@ -136,18 +140,24 @@ impl Reserved {
     /// What is written from byte `from` on is ours alone: its pages are let go of.
     fn unshare(&mut self, from: usize) {
         let start = from / page_bytes() * page_bytes();
-        let mapped = self.mapped();
-        if start < mapped {
-            let kept = self.region.bytes()[start..mapped].to_vec();
-            self.unmap(start);
-            self.region.bytes_mut()[start..mapped].copy_from_slice(&kept);
-        }
+        self.own(start);
         self.same = self.same.min(start);
+    }
+
+    /// As [`Reserved::unmap`], and the bytes stay.
+    fn own(&mut self, start: usize) -> bool {
+        let end = self.mapped().max(start);
+        let kept = self.region.bytes()[start..end].to_vec();
+        let unmapped = self.unmap(start);
+        self.region.bytes_mut()[start..end].copy_from_slice(&kept);
+        unmapped
     }
 
     /// Maps that the shared pages take.
     fn pieces(&self) -> usize {
-        let breaks = self.shared.windows(2).filter(|two| !two[0].0.is_before(&two[1].0)).count();
+        let is_one =
+            |two: &[(Arc<Extent>, usize)]| two[0].1 == two[0].0.len() && two[0].0.is_before(&two[1].0);
+        let breaks = self.shared.windows(2).filter(|two| !is_one(two)).count();
         breaks + usize::from(!self.shared.is_empty())
     }
 
@@ -156,17 +166,20 @@ impl Reserved {
         self.shared.iter().map(|(_, len)| len).sum()
     }
 
-    /// Pages of arenas from byte `start` of a page on are ours again, and empty.
-    fn unmap(&mut self, start: usize) {
+    /// Pages of arenas from byte `start` of a page on are empty and ours again. `false` where the system has no map left: then
+    /// they are empty in copies, and stay mapped and in the list until a later try.
+    fn unmap(&mut self, start: usize) -> bool {
         let mapped = self.mapped();
-        if start < mapped {
-            // SAFETY: whole pages of our own region, and `&mut self` is the only access to it.
-            match unsafe { self.region.renew(start, mapped - start) } {
-                true => self.keep(start),
-                // no map left: the copies that writing makes are as good
-                false => self.region.bytes_mut()[start..mapped].fill(0),
-            }
+        if start >= mapped {
+            return true;
         }
+        // SAFETY: whole pages of our own region, and `&mut self` is the only access to it.
+        let renewed = !tests_refuse() && unsafe { self.region.renew(start, mapped - start) };
+        match renewed {
+            true => self.keep(start),
+            false => self.region.bytes_mut()[start..mapped].fill(0),
+        }
+        renewed
     }
 
     /// Lets go of what is mapped from byte `start` of a page on.
@@ -180,10 +193,65 @@ impl Reserved {
     }
 }
 
+/// Whether a test plays a system without maps.
+#[cfg(not(test))]
+fn tests_refuse() -> bool {
+    false
+}
+
+#[cfg(test)]
+fn tests_refuse() -> bool {
+    tests::NO_MAPS.get()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use proptest::prelude::*;
+
+    thread_local!(pub(super) static NO_MAPS: Cell<bool> = const { Cell::new(false) });
+
+    #[test]
+    fn without_maps_what_was_released_reads_as_zeros_too() {
+        let page = page_bytes();
+        let Ok(arena) = Arena::new() else { return };
+        let mut first = Reserved::new(64 * page).unwrap();
+        first.bytes_mut(0, 8 * page).fill(1);
+        first.share(8 * page, &arena).unwrap();
+        let mut second = first.fork(64 * page, 8 * page).unwrap();
+        NO_MAPS.set(true);
+        assert!(second.share(3 * page + 5, &arena).is_ok(), "those pages are shared already");
+        second.bytes_mut(2 * page, 8 * page)[2 * page] = 2;
+        second.release_from(page);
+        assert!(second.bytes(8 * page)[page..].iter().all(|b| *b == 0));
+        // new pages in front of old ones that cannot go: refused, and no byte changes
+        second.bytes_mut(0, 6 * page).fill(3);
+        assert!(second.share(4 * page, &arena).is_err());
+        assert!(second.bytes(6 * page).iter().all(|b| *b == 3));
+        NO_MAPS.set(false);
+        second.share(4 * page, &arena).unwrap();
+        assert!(second.bytes(6 * page).iter().all(|b| *b == 3) && second.shared_bytes() == 4 * page);
+        second.release_from(0);
+        assert!(
+            second.bytes(8 * page).iter().all(|b| *b == 0) && first.bytes(8 * page).iter().all(|b| *b == 1)
+        );
+    }
+
+    #[test]
+    fn a_part_of_an_extent_is_a_map_of_its_own() {
+        let page = page_bytes();
+        let Ok(arena) = Arena::new() else { return };
+        let mut memory = Reserved::new(64 * page).unwrap();
+        memory.bytes_mut(0, 16 * page).fill(1);
+        memory.share(16 * page, &arena).unwrap();
+        assert_eq!(memory.pieces(), 1);
+        // half of the first extent stays, and what comes next lies behind the other half in the file
+        memory.bytes_mut(8 * page, 16 * page)[8 * page] = 2;
+        memory.share(16 * page, &arena).unwrap();
+        assert_eq!((memory.pieces(), memory.shared_bytes()), (2, 16 * page));
+    }
 
     #[test]
     fn pages_come_with_the_first_touch_and_go_back() {
