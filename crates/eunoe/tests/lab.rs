@@ -44,6 +44,7 @@ fn the_lab_beside_eunoe_stands_before_that_on_the_path() {
     assert_eq!(lines(&["--json", "lab", "list"]), [&*beside.display().to_string(), "list", "--json"]);
     assert_eq!(lines(&["--json", "lab", "list", "--json"])[1..], ["list", "--json"]);
     assert_eq!(lines(&["--threads", "2", "lab", "list"])[1..], ["list", "--threads", "2"]);
+    assert_eq!(lines(&["--threads", "2", "lab", "list", "--threads=4"])[1..], ["list", "--threads=4"]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl<S> Manifest<S> {
             cpu: name.map_or("unknown", |(_, name)| name.trim()).to_owned(),
             isa: format!("{:?}", eunoe_kernels::Isa::detect()).to_lowercase(),
             jobs: workers,
-            threads: candle_core::utils::get_num_threads(),
+            threads: crate::ops::threads(),
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self { benchmark: benchmark.to_owned(), version, settings, machine }
@@ -55,16 +55,16 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A folder, new or one in which the same benchmark was begun, and the lines that are there. What a killed run left of
-    /// its last line is cut off.
+    /// A folder, new or one in which the same benchmark was begun, its manifest, and the lines that are there. What a killed
+    /// run left of its last line is cut off.
     ///
     /// # Errors
     /// [`Error::Invalid`] where it holds another benchmark or somebody writes to it, [`Error::Format`] for lines that are
     /// none, [`Error::Io`].
-    pub fn open<S: Serialize, L: DeserializeOwned>(
+    pub fn open<S: Serialize + DeserializeOwned, L: DeserializeOwned>(
         dir: &Path,
-        manifest: &Manifest<S>,
-    ) -> Result<(Self, Vec<L>)> {
+        manifest: Manifest<S>,
+    ) -> Result<(Self, Manifest<S>, Vec<L>)> {
         fs::create_dir_all(dir).map_err(|error| Error::io(dir, error))?;
         let path = dir.join(ITEMS);
         let fail = |error| Error::io(&path, error);
@@ -79,13 +79,13 @@ impl Folder {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(fail)?;
-        begin(dir, manifest, !bytes.is_empty())?;
+        let manifest = begin(dir, manifest, !bytes.is_empty())?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let lines = read(&bytes[..whole], &path)?;
         if whole < bytes.len() {
             file.set_len(whole as u64).map_err(fail)?;
         }
-        Ok((Self { path, file: Mutex::new(file) }, lines))
+        Ok((Self { path, file: Mutex::new(file) }, manifest, lines))
     }
 
     /// Keeps lines, all or none.
@@ -109,18 +109,22 @@ impl Folder {
     }
 }
 
-/// Writes the manifest, or compares it with the one that is there.
-fn begin<S: Serialize>(dir: &Path, manifest: &Manifest<S>, has_lines: bool) -> Result<()> {
+/// Writes the manifest, or compares it with the one that is there, which is the run's then.
+fn begin<S: Serialize + DeserializeOwned>(
+    dir: &Path,
+    manifest: Manifest<S>,
+    has_lines: bool,
+) -> Result<Manifest<S>> {
     let path = dir.join(MANIFEST);
     let invalid = |error: serde_json::Error| Error::Invalid(format!("`{}`: {error}", path.display()));
-    let new = serde_json::to_value(manifest).map_err(invalid)?;
+    let new = serde_json::to_value(&manifest).map_err(invalid)?;
     if !path.exists() {
         if has_lines {
             let why = format!("`{}` has results and no manifest: give another folder", dir.display());
             return Err(Error::Invalid(why));
         }
         let text = serde_json::to_string_pretty(&new).map_err(invalid)? + "\n";
-        return write_whole(&path, text.as_bytes());
+        return write_whole(&path, text.as_bytes()).map(|()| manifest);
     }
     let old = fs::read(&path).map_err(|error| Error::io(&path, error))?;
     let old: Value = serde_json::from_slice(&old).map_err(invalid)?;
@@ -135,7 +139,7 @@ fn begin<S: Serialize>(dir: &Path, manifest: &Manifest<S>, has_lines: bool) -> R
     }
     match differs("isa", &old["machine"]["isa"], &new["machine"]["isa"]) {
         Some(what) => Err(Error::Invalid(format!("`{}` was begun elsewhere ({what})", path.display()))),
-        None => Ok(()),
+        None => serde_json::from_value(old).map_err(invalid),
     }
 }
 
@@ -170,7 +174,8 @@ mod tests {
     }
 
     fn open(dir: &Path, vocab: usize) -> Result<(Folder, Vec<u32>)> {
-        Folder::open(dir, &manifest(vocab))
+        let (folder, _, lines) = Folder::open(dir, manifest(vocab))?;
+        Ok((folder, lines))
     }
 
     #[test]
@@ -198,9 +203,10 @@ mod tests {
         drop(folder);
         let error = open(dir.path(), 9).unwrap_err().to_string();
         assert!(error.contains("(`vocab`: 8 there, 9 asked for)"), "{error}");
-        // how many trainings run at a time changes no result
+        // how many trainings run at a time changes no result; what is told is how the folder was begun
         let wide = Manifest::here("made up", manifest(8).settings, 7);
-        assert_eq!(Folder::open::<_, u32>(dir.path(), &wide).unwrap().1, [1]);
+        let (_, told, lines) = Folder::open::<_, u32>(dir.path(), wide).unwrap();
+        assert_eq!((told.machine.jobs, lines), (1, vec![1]));
         fs::write(dir.path().join(ITEMS), "1\nx\n").unwrap();
         let error = open(dir.path(), 8).unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");

@@ -218,6 +218,10 @@ impl Settings {
             lr: cell.lr,
             decay_to: 0.0,
             seed: cell.seed,
+            // the grid has its own, and new defaults make no other run of it
+            evaluate_every: 0,
+            evaluate_windows: 256,
+            save_every: 0,
             ..TrainConfig::default()
         }
     }
@@ -315,7 +319,7 @@ pub fn run(
     let record =
         Record { grid: settings.clone(), model: settings.model(&first.mixer), train: settings.train(first) };
     let manifest = Manifest::here("mqar", record, workers);
-    let (folder, lines) = Folder::open::<_, Line>(dir, &manifest)?;
+    let (folder, manifest, lines) = Folder::open::<_, Line>(dir, manifest)?;
     let todo = |cell: &Cell| -> Vec<MqarShape> {
         let is_missing = |shape: &MqarShape| !lines.iter().any(|line| line.is_of(cell, *shape));
         settings.shapes.iter().copied().filter(is_missing).collect()

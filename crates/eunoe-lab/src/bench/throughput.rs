@@ -13,6 +13,9 @@ use crate::mixers::{self, Spec};
 use crate::nets::{Config, Params};
 use crate::{Ctx, Mixer, State, invalid};
 
+/// Tokens of a text or a batch.
+const MOST: usize = 1 << 22;
+
 /// What is measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings {
@@ -107,8 +110,17 @@ impl Subject {
 /// # Errors
 /// [`Error::Invalid`] for sizes that cannot be, [`Error::Plan`] for a mixer that is not there.
 pub fn measure(settings: &Settings, told: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
-    if settings.lengths.contains(&0) || settings.turns == 0 || settings.tokens == 0 {
-        return Err(Error::Invalid("lengths, tokens and turns must be above 0".into()));
+    let wrong = |why: String| Err(Error::Invalid(why));
+    let sizes = settings.lengths.iter().chain([&settings.tokens, &settings.turns]);
+    if sizes.clone().any(|size| *size == 0) || sizes.chain(&settings.positions).any(|size| *size > MOST) {
+        return wrong(format!(
+            "lengths, tokens and turns must be from 1 to {MOST}, positions {MOST} at most"
+        ));
+    }
+    if let Some(twice) =
+        (1..settings.mixers.len()).find(|n| settings.mixers[..*n].contains(&settings.mixers[*n]))
+    {
+        return wrong(format!("`{}` is there twice", settings.mixers[twice]));
     }
     // all are made before one is measured: a wrong phrase is told at once
     let subjects = settings.mixers.iter().map(|phrase| Ok((phrase, Subject::new(phrase, settings)?)));
@@ -155,11 +167,11 @@ fn decoding(subject: &Subject, settings: &Settings) -> crate::Result<Vec<(usize,
     let states = settings.positions.iter().map(|t| subject.read(*t)).collect::<crate::Result<Vec<_>>>()?;
     let x = subject.input(1, 1)?;
     let mut seconds = vec![Vec::new(); states.len()];
-    // tokens are short: ten times as many
-    for turn in 0..=10 * settings.turns {
+    // tokens are short: ten times as many, and as many before them that do not count
+    for turn in 0..11 * settings.turns {
         for (i, state) in states.iter().enumerate() {
             let taken = subject.decode(&x, state)?;
-            if turn > settings.turns {
+            if turn >= settings.turns {
                 seconds[i].push(taken);
             }
         }
@@ -222,9 +234,17 @@ mod tests {
         // keys and values of 16 f32 each per token; one matrix of 8 by 8 per head
         assert_eq!(bytes, [8 * 128, 16 * 128, 4 * 128, 600 * 128, 512, 512, 512, 512]);
         assert!(rows.iter().all(|row| row.tokens_per_s.is_finite() && row.tokens_per_s > 0.0));
-        let wrong = Settings { mixers: vec!["nothing".into()], ..settings };
-        assert!(
-            measure(&wrong, &mut |_| ()).unwrap_err().to_string().contains("no mixer is called `nothing`")
-        );
+        for (wrong, why) in [
+            (Settings { mixers: vec!["nothing".into()], ..settings.clone() }, "no mixer is called `nothing`"),
+            (
+                Settings { mixers: vec!["aaren".into(), "aaren".into()], ..settings.clone() },
+                "`aaren` is there twice",
+            ),
+            (Settings { turns: usize::MAX, ..settings.clone() }, "turns must be from 1"),
+            (Settings { lengths: vec![0], ..settings }, "lengths, tokens and turns"),
+        ] {
+            let got = measure(&wrong, &mut |_| ()).unwrap_err().to_string();
+            assert!(got.contains(why), "{got}");
+        }
     }
 }

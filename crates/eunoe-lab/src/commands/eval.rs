@@ -20,11 +20,11 @@ pub(crate) struct Args {
     #[arg(long = "file", required = true)]
     files: Vec<PathBuf>,
     /// Tokens per window; by default those of training
-    #[arg(long)]
-    ctx: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    ctx: Option<u32>,
     /// Windows at most
-    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
-    windows: usize,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    windows: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -44,9 +44,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let mut params = Params::new(0, DType::F32, &Device::Cpu);
     let model = Decoder::new(&config.model, &mut params)?;
     train::load_params(&path, &params)?;
-    let ctx = args.ctx.unwrap_or(config.train.seq_len);
+    let ctx = args.ctx.map_or(config.train.seq_len, |ctx| ctx as usize);
+    let windows = args.windows.map_or(usize::MAX, |windows| windows as usize);
     let text = Bytes::read(&args.files, ctx + 1)?;
-    let nll = train::evaluate(&model, &text, ctx, args.windows, &Device::Cpu)?;
+    let nll = train::evaluate(&model, &text, ctx, windows, &Device::Cpu)?;
     let loss = Loss { nll, bits_per_token: nll / std::f64::consts::LN_2, ctx };
     match json {
         true => out::json(&loss),

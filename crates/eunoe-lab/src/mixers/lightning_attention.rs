@@ -1,11 +1,11 @@
 //! Linear attention that forgets at a fixed rate per head and is normalised after reading, not by a sum of weights.
 //!
 //! * Paper:    Qin, 2024, arXiv 2405.17381 (TransNormerLLM's block: 2307.14995); algorithm 1 for the chunks
-//! * Equation: KV\[t\] = λ KV\[t−1\] + k\[t\] v\[t\]ᵀ, o\[t\] = q\[t\]ᵀ KV\[t\];
+//! * Equation: q, k, v = silu(W x); KV\[t\] = λ KV\[t−1\] + k\[t\] v\[t\]ᵀ, o\[t\] = q\[t\]ᵀ KV\[t\];
 //!   y = W_o(σ(W₂ W₁ x) ⊙ SRMSNorm(o)); λ = exp(−2^(−8 h / H) (1 − l / (L − 1) + 1e-5)), h from 1, l from 0
 //! * Shapes:   x \[b, t, m\] → \[b, t, m\]; state kv \[b, h, d, d\]
 //! * Cost:     2 d² multiply-adds per head and token, the same at every length; constant state
-//! * Differs:  no LRPE in the first layer: decay alone gives positions; slopes of head counts that are no power of two
+//! * Differs:  silu on v too (the released model file has none there); no LRPE in the first layer: decay alone gives positions; slopes of head counts that are no power of two
 //!   follow the same formula instead of being interpolated; one layer alone counts as the last
 //! * Oracle:   the recurrence in f64
 

@@ -43,7 +43,7 @@ pub(crate) const CHUNK: Arg = Arg {
     name: "chunk",
     kind: Kind::Int { min: 1, max: 1 << 16 },
     default: "64",
-    help: "tokens that are computed at a time; changes nothing but speed",
+    help: "tokens that are computed at a time where no kernel computes them; changes nothing but speed",
 };
 
 /// What a mixer must know of the model around it.

@@ -7,9 +7,10 @@
 //! * Shapes:   x \[b, t, m\] → \[b, t, m\]; state: the memory's (see `NeuralMemory`), and window − 1 keys and values
 //! * Cost:     constant per token; constant state
 //! * Differs:  every row of `mac` sees recalled rows up to its own and reads the memory behind itself: as drawn in the
-//!   paper, both let a row see later tokens of its segment. Persistent tokens stand before attention alone: for the
-//!   memory, its learned first weights are the same thing. η is at most 0.9
-//! * Oracle:   the memory's loop over tokens in f64; attention as on this shelf
+//!   paper, both let a row see later tokens of its segment; rows are recalled by queries without the convolution, which
+//!   has no tail there. `mal` has a norm between memory and attention. Persistent tokens are learned keys and values per
+//!   head, and stand before attention alone: for the memory, its learned first weights are the same thing. η is at most 0.9
+//! * Oracle:   the memory's loop over tokens in f64 (`NeuralMemory`); attention and wirings as double loops around it
 
 use candle_core::{D, Tensor};
 use eunoe_core::{Arg, Card, Kind, Shelf};

@@ -6,6 +6,10 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use crate::Result;
 
+/// Numbers of one parameter, and of all: no model of this lab comes near, and more is a slip that would take the machine's
+/// memory.
+const MOST: [usize; 2] = [1 << 29, 1 << 31];
+
 /// A parameter and how it is trained.
 #[derive(Clone, Debug)]
 pub struct Param {
@@ -87,6 +91,7 @@ impl Init<'_> {
     /// # Errors
     /// Those of tensor work.
     pub fn normal(&mut self, name: &str, shape: &[usize], std: f64) -> Result<Tensor> {
+        self.check_room(name, shape)?;
         let Some(seed) = self.params.seed else {
             return self.add(name, &Tensor::zeros(shape, self.params.dtype, &Device::Cpu)?, true);
         };
@@ -100,7 +105,22 @@ impl Init<'_> {
     /// # Errors
     /// Those of tensor work.
     pub fn constant(&mut self, name: &str, shape: &[usize], value: f64) -> Result<Tensor> {
+        self.check_room(name, shape)?;
         self.add(name, &Tensor::full(value, shape, &Device::Cpu)?, false)
+    }
+
+    /// Refuses a parameter before it is made.
+    fn check_room(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let count = shape.iter().try_fold(1usize, |all, size| all.checked_mul(*size)).unwrap_or(usize::MAX);
+        if count > MOST[0] || count > MOST[1] - self.params.count().min(MOST[1]) {
+            let name = self.name(name);
+            candle_core::bail!(
+                "`{name}` would have {shape:?} numbers; at most {} a parameter and {} in all: make the model smaller",
+                MOST[0],
+                MOST[1]
+            );
+        }
+        Ok(())
     }
 
     fn name(&self, name: impl std::fmt::Display) -> String {
@@ -149,6 +169,20 @@ mod tests {
         let sd = (both[0].iter().map(|v| v * v).sum::<f64>() / 1000.0).sqrt();
         // 3 standard errors: 0.5 * 3 / sqrt(1000), and half of that over sqrt(2) for the deviation
         assert!(mean.abs() < 0.048 && (sd - 0.5).abs() < 0.034, "{mean} {sd}");
+    }
+
+    #[test]
+    fn what_would_take_the_machine_is_refused() {
+        let mut params = Params::zeros(DType::F32, &Device::Cpu);
+        for shape in [&[1 << 15, 1 << 15][..], &[usize::MAX, 2]] {
+            let error = params.init().at("a").normal("x", shape, 1.0).unwrap_err().to_string();
+            assert!(
+                error.contains("`a.x` would have") && error.contains("make the model smaller"),
+                "{error}"
+            );
+            assert!(params.init().constant("y", shape, 1.0).is_err());
+        }
+        assert_eq!(params.count(), 0);
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub fn set_threads(threads: usize) {
     THREADS.get_or_init(|| threads);
 }
 
+/// How many threads kernels use.
+pub fn threads() -> usize {
+    backend().1.threads()
+}
+
 /// Whether plain forms are used where a kernel is there: for comparison.
 pub fn set_plain(plain: bool) {
     PLAIN.store(plain, Ordering::Relaxed);

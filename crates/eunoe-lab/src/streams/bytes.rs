@@ -66,9 +66,10 @@ impl Bytes {
         self.at(&starts, t, device)
     }
 
-    /// The whole text in windows of `t`, `rows` at a time; every byte but the first is a target once.
-    pub fn windows(&self, rows: usize, t: usize) -> Windows<'_> {
-        Windows { bytes: self, rows, t, next: 0 }
+    /// The text in windows of `t` bytes, at most `most`, `rows` at a time; every byte but the first is a target once.
+    pub fn windows(&self, rows: usize, t: usize, most: usize) -> Windows<'_> {
+        let count = self.data.len().saturating_sub(1).checked_div(t).unwrap_or(0).min(most);
+        Windows { bytes: self, rows, t, count, next: 0 }
     }
 
     fn at(&self, starts: &[usize], t: usize, device: &Device) -> crate::Result<Batch> {
@@ -86,14 +87,14 @@ pub struct Windows<'a> {
     bytes: &'a Bytes,
     rows: usize,
     t: usize,
+    count: usize,
     next: usize,
 }
 
 impl Windows<'_> {
     /// The next batch, of fewer rows at the end; `None` behind it.
     pub fn next_on(&mut self, device: &Device) -> Option<crate::Result<Batch>> {
-        let left = (self.bytes.len().saturating_sub(1) / self.t).saturating_sub(self.next);
-        let rows = left.min(self.rows);
+        let rows = (self.count - self.next).min(self.rows);
         let starts: Vec<usize> = (self.next..self.next + rows).map(|n| n * self.t).collect();
         self.next += rows;
         (rows > 0).then(|| self.bytes.at(&starts, self.t, device))
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn windows_cover_the_text_once() {
         let bytes = text(12);
-        let mut windows = bytes.windows(2, 3);
+        let mut windows = bytes.windows(2, 3, usize::MAX);
         let mut seen = Vec::new();
         while let Some(batch) = windows.next_on(&Device::Cpu) {
             let batch = batch.unwrap();
@@ -122,6 +123,11 @@ mod tests {
         assert_eq!(seen[0].1, [[1, 2, 3], [4, 5, 6]]);
         assert_eq!(seen[1], (vec![vec![6, 7, 8]], vec![vec![7, 8, 9]]));
         assert_eq!(seen.len(), 2);
+        let mut first = bytes.windows(2, 3, 1);
+        let tokens =
+            |batch: Option<crate::Result<Batch>>| batch.map(|b| b.unwrap().tokens.to_vec2::<u32>().unwrap());
+        assert_eq!(tokens(first.next_on(&Device::Cpu)).unwrap(), [[0, 1, 2]]);
+        assert!(first.next_on(&Device::Cpu).is_none());
     }
 
     #[test]

@@ -98,7 +98,9 @@ impl<'a> File<'a> {
             .map_err(|error| wrong(format!("expected a whole safetensors file: {error}")))?;
         let header = metadata.metadata().as_ref().and_then(|m| m.get(HEADER));
         let header = header.ok_or_else(|| wrong("not a checkpoint of the lab".into()))?;
-        let header = serde_json::from_str(header).map_err(|error| wrong(format!("its header: {error}")))?;
+        let header: Checkpoint =
+            serde_json::from_str(header).map_err(|error| wrong(format!("its header: {error}")))?;
+        header.config.check().map_err(|error| wrong(format!("its header: {error}")))?;
         let tensors = BufferedSafetensors::new(bytes).map_err(|error| wrong(error.to_string()))?;
         Ok(Self { path, header, tensors })
     }
@@ -196,6 +198,10 @@ mod tests {
         refused("not a checkpoint of the lab");
         std::fs::write(&path, b"{}").unwrap();
         refused("expected a whole safetensors file");
+        let mut config = RunConfig::default();
+        config.model.heads = 0;
+        Checkpoint { step: 0, config }.save(&path, &from, &adam).unwrap();
+        refused("its header: `heads` 0 does not divide");
     }
 
     fn candle_bytes() -> Vec<u8> {

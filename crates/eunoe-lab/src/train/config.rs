@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::nets::Config;
 
+/// Tokens of a pass.
+const MOST_TOKENS: usize = 1 << 22;
+
 /// Everything that a run depends on, as its TOML file has it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -117,10 +120,29 @@ impl RunConfig {
         if self.model.vocab < 256 {
             return wrong(format!("`vocab` is {}; texts are bytes and need 256", self.model.vocab));
         }
-        for (name, value) in [("batch", t.batch), ("accumulate", t.accumulate), ("seq_len", t.seq_len)] {
+        let counts = [
+            ("batch", t.batch),
+            ("accumulate", t.accumulate),
+            ("seq_len", t.seq_len),
+            ("evaluate_windows", t.evaluate_windows),
+        ];
+        for (name, value) in counts {
             if value == 0 || value > 1 << 24 {
                 return wrong(format!("`{name}` is {value}; expected 1 to {}", 1 << 24));
             }
+        }
+        if t.steps == 0 {
+            return wrong("`steps` is 0; expected 1 at least".into());
+        }
+        if t.batch * t.seq_len > MOST_TOKENS {
+            let tokens = t.batch * t.seq_len;
+            return wrong(format!(
+                "a pass of {tokens} tokens; expected {MOST_TOKENS} at most: see `accumulate`"
+            ));
+        }
+        // at 1 the moments never come to stand for anything, and without eps a gradient that never was is 0 / 0
+        if t.betas.contains(&1.0) || t.eps == 0.0 {
+            return wrong("`betas` must be below 1, `eps` above 0".into());
         }
         let shares =
             [("warmup", t.warmup), ("decay_to", t.decay_to), ("betas", t.betas[0]), ("betas", t.betas[1])];
@@ -171,16 +193,17 @@ mod tests {
             ("[model]\nheads = 4\nkv_heads = 3\n", "`kv_heads` 3 does not divide `heads` 4"),
             ("[model]\nmixers = []\n", "`mixers` is empty"),
             ("[model]\nvocab = 64\n", "texts are bytes and need 256"),
-            (
-                "[model]\nd_model = 16777216\nvocab = 16777216\n",
-                "make `vocab`, `d_model`, `d_ff` or `layers` smaller",
-            ),
-            ("[model]\nlayers = 1000000\n", "in 1000000 layers"),
+            ("[model]\nlayers = 1000000\n", "`layers` is 1000000; expected 1024 at most"),
             ("[model]\nd_ff = 99999999999\n", "`d_ff` is 99999999999"),
             ("[train]\nlr = -1.0\n", "`lr` is -1; expected a number from 0 up"),
             ("[train]\nwarmup = 2.0\n", "`warmup` is 2; expected 0 to 1"),
             ("[train]\nbatch = 0\n", "`batch` is 0; expected 1"),
             ("[train]\nstep = 3\n", "unknown field `step`"),
+            ("[train]\nsteps = 0\n", "`steps` is 0"),
+            ("[train]\nbetas = [1.0, 0.95]\n", "`betas` must be below 1"),
+            ("[train]\neps = 0.0\n", "`eps` above 0"),
+            ("[train]\nevaluate_windows = 0\n", "`evaluate_windows` is 0"),
+            ("[train]\nbatch = 16777216\n", "a pass of 4294967296 tokens"),
             ("[model\n", "at byte"),
             ("[train]\nlr = nan\n", "`lr` is NaN"),
         ] {

@@ -102,13 +102,13 @@ pub fn train(
     Ok(trainee.model)
 }
 
-/// Mean loss in nats per byte over the first `most` windows of a text.
+/// Mean loss in nats per byte over the first `most` windows of a text, one at least.
 ///
 /// # Errors
 /// Those of tensor work.
 pub fn evaluate(model: &Decoder, text: &Bytes, t: usize, most: usize, device: &Device) -> crate::Result<f64> {
-    let (mut total, mut count, mut windows) = (0.0, 0, text.windows(8, t));
-    while let Some(batch) = windows.next_on(device).filter(|_| count < most) {
+    let (mut total, mut count, mut windows) = (0.0, 0, text.windows(8, t, most.max(1)));
+    while let Some(batch) = windows.next_on(device) {
         let Batch { tokens, targets } = batch?;
         let (logits, _) = model.run(&tokens, Vec::new(), &mut Ctx::default())?;
         let nll = ops::nll(&logits.detach().flatten_to(1)?, &targets.flatten_all()?)?;
@@ -156,6 +156,25 @@ mod tests {
     fn run(config: &RunConfig, folder: &Path, stop: u64) -> (Result<Decoder>, Told) {
         let mut told = Told { starts: Vec::new(), rows: Vec::new(), stop };
         (train(config, folder, &Device::Cpu, &mut told), told)
+    }
+
+    #[test]
+    fn as_many_windows_are_measured_as_were_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let mut params = crate::nets::Params::new(1, DType::F32, &Device::Cpu);
+        let model = Decoder::new(&config.model, &mut params).unwrap();
+        let text = Bytes::read(&config.data.files, 9).unwrap();
+        let mean = |most| evaluate(&model, &text, 8, most, &Device::Cpu).unwrap();
+        // the loss of the n-th window alone is n times the mean up to it less n − 1 times the one before
+        let nth = |n: usize| n as f64 * mean(n) - if n > 1 { (n - 1) as f64 * mean(n - 1) } else { 0.0 };
+        let alone = |n: usize| {
+            let part = std::fs::read(&config.data.files[0]).unwrap()[(n - 1) * 8..n * 8 + 1].to_vec();
+            evaluate(&model, &Bytes::new(part, 9).unwrap(), 8, 1, &Device::Cpu).unwrap()
+        };
+        for n in [1, 2, 8, 9] {
+            assert!((nth(n) - alone(n)).abs() < 1e-5, "{n}: {} for {}", nth(n), alone(n));
+        }
     }
 
     #[test]

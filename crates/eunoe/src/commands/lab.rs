@@ -26,7 +26,7 @@ pub struct Args {
     pub(crate) args: Vec<OsString>,
 }
 
-/// Becomes the lab's program. `--json` and `--threads` may stand before `lab` too.
+/// Becomes the lab's program. `--json` and `--threads` may stand before `lab` too; what stands behind it counts.
 ///
 /// # Errors
 /// It is not there, or cannot be started.
@@ -37,10 +37,11 @@ pub fn run(args: &Args, ctx: &Context, threads: Option<u16>) -> Result<()> {
     let program = beside.map_or_else(|| file.into(), OsString::from);
     let mut command = Command::new(&program);
     command.args(&args.args);
-    if ctx.json && !args.args.iter().any(|arg| arg == "--json") {
+    let says = |name: &str| args.args.iter().any(|arg| arg.to_string_lossy().split('=').next() == Some(name));
+    if ctx.json && !says("--json") {
         command.arg("--json");
     }
-    if let Some(threads) = threads {
+    if let Some(threads) = threads.filter(|_| !says("--threads")) {
         command.args(["--threads", &threads.to_string()]);
     }
     become_it(command).map_err(|error| match error.kind() {

@@ -51,7 +51,7 @@ struct Document<'a> {
 /// Those of the measurement.
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let settings = Settings {
-        mixers: args.mixers.clone(),
+        mixers: args.mixers.iter().map(|phrase| phrase.trim().to_owned()).collect(),
         d_model: args.d_model,
         heads: args.heads,
         lengths: args.lengths.clone(),
