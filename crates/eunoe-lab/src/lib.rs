@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod bridge;
+pub mod device;
 pub mod mixers;
 pub mod nets;
 pub mod ops;

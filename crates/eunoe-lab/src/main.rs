@@ -5,6 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use eunoe_lab::device::Devices;
 
 /// Trains, proves and compares sequence mixers: what stands between the tokens of a language model
 #[derive(Debug, Parser)]
@@ -25,6 +26,9 @@ struct Cli {
     /// Threads; by default all of the machine
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// Where tensors are computed: cpu, cuda, cuda:1; a grid takes several, with `,` between them
+    #[arg(long, global = true, default_value = "cpu")]
+    device: String,
     #[command(subcommand)]
     command: Command,
 }
@@ -34,7 +38,7 @@ enum Command {
     List(commands::list::Args),
     Train(commands::train::Args),
     Eval(commands::eval::Args),
-    Bench(commands::bench::Args),
+    Bench(Box<commands::bench::Args>),
     Export(commands::export::Args),
 }
 
@@ -44,18 +48,22 @@ fn main() -> ExitCode {
     if let Some(threads) = cli.threads {
         eunoe_lab::ops::set_threads(threads.into());
     }
-    let done = match &cli.command {
-        Command::List(args) => commands::list::run(args, cli.json),
-        Command::Train(args) => commands::train::run(args, cli.json),
-        Command::Eval(args) => commands::eval::run(args, cli.json),
-        Command::Bench(args) => commands::bench::run(args, cli.json),
-        Command::Export(args) => commands::export::run(args, cli.json),
-    };
-    match done {
+    match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             commands::out::error(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let devices = Devices::parse(&cli.device)?;
+    match &cli.command {
+        Command::List(args) => commands::list::run(args, cli.json),
+        Command::Train(args) => commands::train::run(args, &devices.one()?, cli.json),
+        Command::Eval(args) => commands::eval::run(args, &devices.one()?, cli.json),
+        Command::Bench(args) => commands::bench::run(args, &devices, cli.json),
+        Command::Export(args) => commands::export::run(args, cli.json),
     }
 }

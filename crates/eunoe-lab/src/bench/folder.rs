@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Workers;
 use crate::train::write_whole;
 
 /// File of the [`Manifest`].
@@ -32,14 +33,14 @@ pub struct Manifest<S> {
 }
 
 impl<S> Manifest<S> {
-    /// Of a benchmark that begins here with `workers` trainings at a time.
-    pub fn here(benchmark: &str, settings: S, workers: usize) -> Self {
+    /// Of a benchmark that begins here with so many trainings at a time.
+    pub fn here(benchmark: &str, settings: S, workers: Workers<'_>) -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         let machine = Machine {
             cpu: name.map_or("unknown", |(_, name)| name.trim()).to_owned(),
-            isa: format!("{:?}", eunoe_kernels::Isa::detect()).to_lowercase(),
-            jobs: workers,
+            isa: workers.devices.isa(),
+            jobs: workers.count,
             threads: crate::ops::threads(),
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -168,9 +169,14 @@ fn read<L: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<Vec<L>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Devices;
 
     fn manifest(vocab: usize) -> Manifest<Value> {
-        Manifest::here("made up", serde_json::json!({ "vocab": vocab, "lrs": [0.1, 0.2] }), 1)
+        here(serde_json::json!({ "vocab": vocab, "lrs": [0.1, 0.2] }), 1)
+    }
+
+    fn here(settings: Value, count: usize) -> Manifest<Value> {
+        Manifest::here("made up", settings, Workers { count, devices: &Devices::parse("cpu").unwrap() })
     }
 
     fn open(dir: &Path, vocab: usize) -> Result<(Folder, Vec<u32>)> {
@@ -204,7 +210,7 @@ mod tests {
         let error = open(dir.path(), 9).unwrap_err().to_string();
         assert!(error.contains("(`vocab`: 8 there, 9 asked for)"), "{error}");
         // how many trainings run at a time changes no result; what is told is how the folder was begun
-        let wide = Manifest::here("made up", manifest(8).settings, 7);
+        let wide = here(manifest(8).settings, 7);
         let (_, told, lines) = Folder::open::<_, u32>(dir.path(), wide).unwrap();
         assert_eq!((told.machine.jobs, lines), (1, vec![1]));
         fs::write(dir.path().join(ITEMS), "1\nx\n").unwrap();

@@ -1,7 +1,10 @@
 //! Benchmarks of mixers: grids of trainings whose results lie in a folder and outlive a stop.
 
 mod folder;
+mod grid;
 pub mod mqar;
+pub mod texts;
 pub mod throughput;
 
 pub use folder::{Folder, ITEMS, MANIFEST, Manifest};
+pub use grid::{Cell, Ended, Progress, Workers};

@@ -10,16 +10,15 @@ mod report;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Device;
 use eunoe_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-pub use cell::Ended;
 pub use report::{Best, Report};
 
+use super::grid::{Cell, Ended, Progress, Told, Workers};
 use super::{Folder, Manifest};
 use crate::nets::{Config, Decoder, Params};
 use crate::streams::{Mqar, MqarShape};
@@ -227,17 +226,6 @@ impl Settings {
     }
 }
 
-/// One training of the grid.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cell {
-    /// Phrase of the mixer under test.
-    pub mixer: String,
-    /// The highest learning rate.
-    pub lr: f64,
-    /// Seed of first weights and examples.
-    pub seed: u64,
-}
-
 /// What one training gave on one shape: a line of the results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
@@ -287,22 +275,8 @@ pub struct Record {
     pub train: TrainConfig,
 }
 
-/// Who is told how a grid goes. Workers tell at the same time.
-pub trait Progress: Sync {
-    /// Trainings that were done before; told first.
-    fn resumed(&self, trainings: usize);
-    /// A worker began a training.
-    fn begins(&self, worker: usize, cell: &Cell);
-    /// It took a step, the first being 1.
-    fn step(&self, worker: usize, step: u64, loss: f64);
-    /// It measured the least accurate shape after a pass.
-    fn valid(&self, worker: usize, accuracy: f64);
-    /// It ended, and its lines are kept.
-    fn ends(&self, worker: usize, lines: &[Line]);
-}
-
-/// Runs what is not yet done of a grid, `workers` trainings at a time, and gives all of its lines in the order of the
-/// grid. Results depend on neither `workers` nor on how often the grid was stopped.
+/// Runs what is not yet done of a grid, and gives all of its lines in the order of the grid. On one kind of device results
+/// depend on neither the workers nor on how often the grid was stopped.
 ///
 /// # Errors
 /// Those of [`Settings::check`] and of [`Folder::open`], before anything is trained; those of tensor work, and a folder
@@ -310,7 +284,7 @@ pub trait Progress: Sync {
 pub fn run(
     settings: &Settings,
     dir: &Path,
-    workers: usize,
+    workers: Workers<'_>,
     progress: &dyn Progress,
 ) -> Result<(Manifest<Record>, Vec<Line>)> {
     settings.check()?;
@@ -327,24 +301,14 @@ pub fn run(
     let left: Vec<(&Cell, Vec<MqarShape>)> =
         cells.iter().map(|cell| (cell, todo(cell))).filter(|(_, shapes)| !shapes.is_empty()).collect();
     progress.resumed(cells.len() - left.len());
-    let (next, all) = (AtomicUsize::new(0), Mutex::new(lines));
-    let trainings = |worker: usize| -> Result<()> {
-        while let Some((cell, shapes)) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
-            progress.begins(worker, cell);
-            let done = cell::train(settings, cell, shapes, worker, progress)?;
-            folder.add(&done)?;
-            progress.ends(worker, &done);
-            all.lock().unwrap_or_else(PoisonError::into_inner).extend(done);
-        }
+    let all = Mutex::new(lines);
+    workers.share(&left, &|worker, device, (cell, shapes)| {
+        progress.begins(worker, cell);
+        let done = cell::train(settings, cell, shapes, device, Told { worker, progress })?;
+        folder.add(&done)?;
+        progress.ends(worker, done.first().map_or(0, |line| line.steps));
+        all.lock().unwrap_or_else(PoisonError::into_inner).extend(done);
         Ok(())
-    };
-    // where one fails the others finish what they have begun
-    let work = |worker| trainings(worker).inspect_err(|_| next.store(left.len(), Ordering::Relaxed));
-    std::thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = (0..workers.max(1)).map(|worker| scope.spawn(move || work(worker))).collect();
-        let died = |_| Err(Error::Invalid("a training panicked".into()));
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(died))
     })?;
     let lines = all.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok((manifest, in_order(settings, lines)))

@@ -55,20 +55,21 @@ struct Subject {
     mixer: Box<dyn Mixer>,
     params: Params,
     d_model: usize,
+    device: Device,
 }
 
 impl Subject {
-    fn new(phrase: &str, settings: &Settings) -> Result<Self> {
+    fn new(phrase: &str, settings: &Settings, device: &Device) -> Result<Self> {
         let config = Config { d_model: settings.d_model, heads: settings.heads, ..Config::default() };
         config.check()?;
-        let mut params = Params::new(0, DType::F32, &Device::Cpu);
+        let mut params = Params::new(0, DType::F32, device);
         let mixer = mixers::build(phrase, &Spec::of(&config, 0), &mut params.init())?;
-        Ok(Self { mixer, params, d_model: settings.d_model })
+        Ok(Self { mixer, params, d_model: settings.d_model, device: device.clone() })
     }
 
     /// `[b, t, m]` of N(0, 1), the same each time.
     fn input(&self, b: usize, t: usize) -> crate::Result<Tensor> {
-        Params::new(1, DType::F32, &Device::Cpu)
+        Params::new(1, DType::F32, &self.device)
             .init()
             .normal("x", &[b, t, self.d_model], 1.0)
             .map(|x| x.detach())
@@ -82,6 +83,7 @@ impl Subject {
         if self.params.iter().any(|(_, param)| grads.get(&param.var).is_none()) {
             candle_core::bail!("a parameter got no gradient");
         }
+        self.device.synchronize()?;
         Ok((start.elapsed().as_secs_f64(), state.detach()))
     }
 
@@ -100,6 +102,7 @@ impl Subject {
     fn decode(&self, x: &Tensor, state: &State) -> crate::Result<f64> {
         let start = Instant::now();
         self.mixer.run(x, state.clone(), &mut Ctx::default())?;
+        self.device.synchronize()?;
         Ok(start.elapsed().as_secs_f64())
     }
 }
@@ -109,7 +112,7 @@ impl Subject {
 ///
 /// # Errors
 /// [`Error::Invalid`] for sizes that cannot be, [`Error::Plan`] for a mixer that is not there.
-pub fn measure(settings: &Settings, told: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
+pub fn measure(settings: &Settings, device: &Device, told: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
     let wrong = |why: String| Err(Error::Invalid(why));
     let sizes = settings.lengths.iter().chain([&settings.tokens, &settings.turns]);
     if sizes.clone().any(|size| *size == 0) || sizes.chain(&settings.positions).any(|size| *size > MOST) {
@@ -123,7 +126,7 @@ pub fn measure(settings: &Settings, told: &mut dyn FnMut(&Row)) -> Result<Vec<Ro
         return wrong(format!("`{}` is there twice", settings.mixers[twice]));
     }
     // all are made before one is measured: a wrong phrase is told at once
-    let subjects = settings.mixers.iter().map(|phrase| Ok((phrase, Subject::new(phrase, settings)?)));
+    let subjects = settings.mixers.iter().map(|phrase| Ok((phrase, Subject::new(phrase, settings, device)?)));
     let mut rows = Vec::new();
     for (phrase, subject) in subjects.collect::<Result<Vec<_>>>()? {
         let mut add = |kind, at, tokens: usize, seconds: f64, state_bytes| {
@@ -228,7 +231,7 @@ mod tests {
             turns: 1,
         };
         let mut told = 0;
-        let rows = measure(&settings, &mut |_| told += 1).unwrap();
+        let rows = measure(&settings, &Device::Cpu, &mut |_| told += 1).unwrap();
         assert_eq!((rows.len(), told), (8, 8));
         let bytes: Vec<usize> = rows.iter().map(|row| row.state_bytes).collect();
         // keys and values of 16 f32 each per token; one matrix of 8 by 8 per head
@@ -243,7 +246,7 @@ mod tests {
             (Settings { turns: usize::MAX, ..settings.clone() }, "turns must be from 1"),
             (Settings { lengths: vec![0], ..settings }, "lengths, tokens and turns"),
         ] {
-            let got = measure(&wrong, &mut |_| ()).unwrap_err().to_string();
+            let got = measure(&wrong, &Device::Cpu, &mut |_| ()).unwrap_err().to_string();
             assert!(got.contains(why), "{got}");
         }
     }

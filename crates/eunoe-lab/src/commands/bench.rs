@@ -1,9 +1,11 @@
 //! `eunoe-lab bench`: mixers against each other.
 
 mod mqar;
+mod texts;
 mod throughput;
 
 use anyhow::Result;
+use eunoe_lab::device::Devices;
 
 /// Compare mixers on a task
 #[derive(Debug, clap::Args)]
@@ -15,6 +17,8 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Task {
     Mqar(mqar::Args),
+    Books(texts::Books),
+    Sinks(texts::Sinks),
     Throughput(throughput::Args),
 }
 
@@ -22,9 +26,11 @@ enum Task {
 ///
 /// # Errors
 /// Those of the task.
-pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     match &args.task {
-        Task::Mqar(args) => mqar::run(args, json),
-        Task::Throughput(args) => throughput::run(args, json),
+        Task::Mqar(args) => mqar::run(args, devices, json),
+        Task::Books(args) => texts::books(args, devices, json),
+        Task::Sinks(args) => texts::sinks(args, devices, json),
+        Task::Throughput(args) => throughput::run(args, &devices.one()?, json),
     }
 }

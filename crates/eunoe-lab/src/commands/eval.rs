@@ -38,16 +38,16 @@ struct Loss {
 ///
 /// # Errors
 /// A folder that is no run, a text shorter than a window.
-pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     let path = args.run.join("last.safetensors");
     let config = train::read_header(&path)?.config;
-    let mut params = Params::new(0, DType::F32, &Device::Cpu);
+    let mut params = Params::new(0, DType::F32, device);
     let model = Decoder::new(&config.model, &mut params)?;
     train::load_params(&path, &params)?;
     let ctx = args.ctx.map_or(config.train.seq_len, |ctx| ctx as usize);
     let windows = args.windows.map_or(usize::MAX, |windows| windows as usize);
     let text = Bytes::read(&args.files, ctx + 1)?;
-    let nll = train::evaluate(&model, &text, ctx, windows, &Device::Cpu)?;
+    let nll = train::evaluate(&model, &text, ctx, windows, device)?;
     let loss = Loss { nll, bits_per_token: nll / std::f64::consts::LN_2, ctx };
     match json {
         true => out::json(&loss),

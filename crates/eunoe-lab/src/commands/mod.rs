@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod bars;
 pub(crate) mod bench;
 pub(crate) mod eval;
 pub(crate) mod export;

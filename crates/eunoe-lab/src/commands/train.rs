@@ -38,11 +38,11 @@ struct Done {
 ///
 /// # Errors
 /// Those of [`train::train`], and an output folder that cannot be written.
-pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     let config = RunConfig::read(&args.config)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make `{}`", args.out.display()))?;
     let mut told = Told::new(&config, &args.out)?;
-    let trained = train::train(&config, &args.out, &Device::Cpu, &mut told);
+    let trained = train::train(&config, &args.out, device, &mut told);
     told.bar.finish_and_clear();
     if matches!(trained, Err(eunoe_core::Error::Interrupted)) {
         let step = told.last.map_or(0, |row| row.step);

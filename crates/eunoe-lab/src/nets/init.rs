@@ -95,7 +95,7 @@ impl Init<'_> {
         let Some(seed) = self.params.seed else {
             return self.add(name, &Tensor::zeros(shape, self.params.dtype, &Device::Cpu)?, true);
         };
-        let mut rng = fastrand::Rng::with_seed(seed ^ hash(&self.name(name)));
+        let mut rng = fastrand::Rng::with_seed(seed ^ hash(self.name(name).as_bytes()));
         let values: Vec<f64> = (0..shape.iter().product()).map(|_| normal(&mut rng) * std).collect();
         self.add(name, &Tensor::from_vec(values, shape, &Device::Cpu)?, true)
     }
@@ -139,8 +139,8 @@ impl Init<'_> {
 }
 
 /// FNV-1a, 64 bits: the same on every machine.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Box and Muller's first.

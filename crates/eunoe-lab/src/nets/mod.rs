@@ -11,6 +11,7 @@ mod short_conv;
 
 pub use decoder::{Block, Config, Decoder, Mlp};
 pub use heads::{join, split};
+pub(crate) use init::hash;
 pub use init::{Init, Param, Params};
 pub use linear::Linear;
 pub use neural_memory::NeuralMemory;

@@ -40,6 +40,11 @@ impl Bytes {
         Ok(Self { data })
     }
 
+    /// What they are, for those who want the same ones: how many, and their FNV-1a checksum.
+    pub fn fingerprint(&self) -> String {
+        format!("{} bytes, fnv1a {:016x}", self.data.len(), crate::nets::hash(&self.data))
+    }
+
     /// How many bytes there are.
     pub fn len(&self) -> usize {
         self.data.len()
@@ -107,6 +112,14 @@ mod tests {
 
     fn text(len: u8) -> Bytes {
         Bytes::new((0..len).collect(), 0).unwrap()
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_the_bytes() {
+        // the published value for `a`
+        let of = |text: &[u8]| Bytes::new(text.to_vec(), 0).unwrap().fingerprint();
+        assert_eq!(of(b"a"), "1 bytes, fnv1a af63dc4c8601ec8c");
+        assert_ne!(of(b"ab"), of(b"ba"));
     }
 
     #[test]

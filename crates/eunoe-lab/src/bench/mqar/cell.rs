@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use candle_core::{D, Device};
 use eunoe_core::Result;
-use serde::{Deserialize, Serialize};
 
 use super::data::{Data, For};
-use super::{Cell, Line, Progress, Settings};
+use super::{Cell, Line, Settings};
+use crate::bench::grid::{Ended, Told};
 use crate::invalid;
 use crate::nets::Decoder;
 use crate::ops::IGNORE;
@@ -15,40 +15,28 @@ use crate::streams::{Batch, MqarShape};
 use crate::train::Trainee;
 use crate::{Ctx, Mixer};
 
-/// Why a training ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ended {
-    /// Every shape is solved.
-    Solved,
-    /// All passes are over.
-    Steps,
-    /// Loss or gradient became no number; the model was measured as it stood.
-    Diverged,
-}
-
 /// Trains the model of a cell, and measures it on `shapes`.
 pub(super) fn train(
     settings: &Settings,
     cell: &Cell,
     shapes: &[MqarShape],
-    worker: usize,
-    progress: &dyn Progress,
+    device: &Device,
+    told: Told<'_>,
 ) -> Result<Vec<Line>> {
-    let (start, device) = (Instant::now(), Device::Cpu);
+    let start = Instant::now();
     let data = Data::new(settings)?;
-    let mut trainee = Trainee::new(&settings.model(&cell.mixer), &settings.train(cell), &device)?;
+    let mut trainee = Trainee::new(&settings.model(&cell.mixer), &settings.train(cell), device)?;
     let (ended, loss) = loop {
-        let step = trainee.step(|step| data.batch(cell.seed, step, &device))?;
+        let step = trainee.step(|step| data.batch(cell.seed, step, device))?;
         if step.diverged().is_some() {
             break (Ended::Diverged, step.loss);
         }
-        progress.step(worker, trainee.adam.step, step.loss);
+        told.step(trainee.adam.step, step.loss);
         if !trainee.adam.step.is_multiple_of(settings.batches() as u64) {
             continue;
         }
-        let least = least(settings, &data, &trainee.model).map_err(invalid)?;
-        progress.valid(worker, least);
+        let least = least(settings, &data, &trainee.model, device).map_err(invalid)?;
+        told.valid("accuracy", least);
         if least >= settings.stop_at {
             break (Ended::Solved, step.loss);
         }
@@ -58,7 +46,7 @@ pub(super) fn train(
     };
     let seconds = start.elapsed().as_secs_f64();
     let line = |shape: &MqarShape| -> crate::Result<Line> {
-        let measure = |purpose, count| accuracy(&trainee.model, data.all(purpose, *shape, count, &device));
+        let measure = |purpose, count| accuracy(&trainee.model, data.all(purpose, *shape, count, device));
         Ok(Line {
             mixer: cell.mixer.clone(),
             lr: cell.lr,
@@ -79,9 +67,9 @@ pub(super) fn train(
 }
 
 /// The lowest accuracy of any shape on what training is stopped by.
-fn least(settings: &Settings, data: &Data<'_>, model: &Decoder) -> crate::Result<f64> {
+fn least(settings: &Settings, data: &Data<'_>, model: &Decoder, device: &Device) -> crate::Result<f64> {
     settings.shapes.iter().try_fold(1.0f64, |least, shape| {
-        let batches = data.all(For::Validation, *shape, settings.valid, &Device::Cpu);
+        let batches = data.all(For::Validation, *shape, settings.valid, device);
         Ok(least.min(accuracy(model, batches)?))
     })
 }

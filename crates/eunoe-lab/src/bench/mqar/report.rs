@@ -6,6 +6,7 @@ use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
 use eunoe_report::units::{bytes, count, counted, seconds};
 
 use super::{Ended, Line, Manifest, Record, Settings};
+use crate::bench::grid::mean_sd;
 use crate::streams::MqarShape;
 
 const TITLE: &str = "Multi-query associative recall";
@@ -65,14 +66,6 @@ impl<'a> Best<'a> {
     fn trainings(&self) -> &[&'a Line] {
         self.shapes.first().map_or(&[], Vec::as_slice)
     }
-}
-
-/// Mean, and the sample's standard deviation where there are two values at least.
-fn mean_sd(values: impl Iterator<Item = f64> + Clone) -> (f64, Option<f64>) {
-    let n = values.clone().count() as f64;
-    let mean = values.clone().sum::<f64>() / n;
-    let square: f64 = values.map(|value| (value - mean).powi(2)).sum();
-    (mean, (n > 1.0).then(|| (square / (n - 1.0)).sqrt()))
 }
 
 /// A finished grid, made for readers.
@@ -334,6 +327,7 @@ fn point(best: &Best<'_>, shape: usize) -> Point {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Workers;
 
     fn grid() -> (Settings, Vec<Line>) {
         let shapes = vec![MqarShape { t: 16, pairs: 2 }, MqarShape { t: 32, pairs: 4 }];
@@ -367,7 +361,8 @@ mod tests {
             model: settings.model(&cell.mixer),
             train: settings.train(cell),
         };
-        Manifest::here("mqar", record, 1)
+        let devices = crate::device::Devices::parse("cpu").unwrap();
+        Manifest::here("mqar", record, Workers { count: 1, devices: &devices })
     }
 
     #[test]

@@ -2,20 +2,19 @@ use std::fs;
 
 use super::*;
 use crate::bench::{ITEMS, MANIFEST};
+use crate::device::Devices;
 
-/// Told of nothing.
+/// Told of nothing, or of a training where none should be.
 struct Silent;
+struct Never;
 
 impl Progress for Silent {
     fn resumed(&self, _: usize) {}
     fn begins(&self, _: usize, _: &Cell) {}
     fn step(&self, _: usize, _: u64, _: f64) {}
-    fn valid(&self, _: usize, _: f64) {}
-    fn ends(&self, _: usize, _: &[Line]) {}
+    fn valid(&self, _: usize, _: &'static str, _: f64) {}
+    fn ends(&self, _: usize, _: u64) {}
 }
-
-/// Told of a training where none should be.
-struct Never;
 
 impl Progress for Never {
     fn resumed(&self, _: usize) {}
@@ -23,8 +22,18 @@ impl Progress for Never {
         panic!("{cell:?} was trained again");
     }
     fn step(&self, _: usize, _: u64, _: f64) {}
-    fn valid(&self, _: usize, _: f64) {}
-    fn ends(&self, _: usize, _: &[Line]) {}
+    fn valid(&self, _: usize, _: &'static str, _: f64) {}
+    fn ends(&self, _: usize, _: u64) {}
+}
+
+fn run(
+    settings: &Settings,
+    dir: &Path,
+    count: usize,
+    progress: &dyn Progress,
+) -> Result<(Manifest<Record>, Vec<Line>)> {
+    let devices = Devices::parse("cpu").unwrap();
+    super::run(settings, dir, Workers { count, devices: &devices }, progress)
 }
 
 fn shape(t: usize, pairs: usize) -> MqarShape {

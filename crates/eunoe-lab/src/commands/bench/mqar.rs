@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
-use eunoe_lab::bench::mqar::{self, Cell, Line, Progress, Report, Settings};
+use anyhow::Result;
+use eunoe_lab::bench::Workers;
+use eunoe_lab::bench::mqar::{self, Line, Report, Settings};
+use eunoe_lab::device::Devices;
 use eunoe_lab::streams::MqarShape;
 use eunoe_lab::train::write_whole;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::commands::bars::Bars;
 use crate::commands::out;
 
 /// Measure how much of a context mixers find again, against the bytes they keep; the same command goes on after a stop
@@ -103,12 +105,13 @@ struct Done {
 ///
 /// # Errors
 /// Those of [`mqar::run`], and a report that cannot be written.
-pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     let settings = args.settings();
     settings.check()?;
-    let bars = Bars::new(&settings, usize::from(args.workers))?;
-    let (manifest, lines) = mqar::run(&settings, &args.out, usize::from(args.workers), &bars)?;
-    bars.all.clear().context("standard error failed")?;
+    let workers = Workers { count: args.workers.into(), devices };
+    let bars = Bars::new(settings.cells().len(), settings.steps(), workers.count)?;
+    let (manifest, lines) = mqar::run(&settings, &args.out, workers, &bars)?;
+    bars.clear()?;
     let report = Report::new(&manifest, &lines)?;
     let path = args.out.join("report.md");
     for (name, svg) in report.charts() {
@@ -125,58 +128,4 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         out::line(&format!("{:32} {scores}", best.mixer))?;
     }
     out::line(&format!("`{}`", path.display()))
-}
-
-/// A bar of the grid, and one per training.
-struct Bars {
-    all: MultiProgress,
-    grid: ProgressBar,
-    workers: Vec<ProgressBar>,
-    steps: u64,
-}
-
-impl Bars {
-    fn new(settings: &Settings, workers: usize) -> Result<Self> {
-        let all = MultiProgress::new();
-        let bar = |len, style| -> Result<ProgressBar> {
-            Ok(all.add(ProgressBar::new(len).with_style(ProgressStyle::with_template(style)?)))
-        };
-        let steps = settings.steps();
-        let len = settings.cells().len() as u64 * steps;
-        let grid = bar(len, "{bar:30} {percent} % {msg}, {eta} left")?;
-        let own = |_| bar(steps, "{bar:30} {pos}/{len} {prefix}{msg}");
-        let workers = (0..workers).map(own).collect::<Result<_>>()?;
-        Ok(Self { all, grid, workers, steps })
-    }
-}
-
-impl Progress for Bars {
-    fn resumed(&self, trainings: usize) {
-        let done = trainings as u64 * self.steps;
-        self.grid.set_position(done);
-        // so that the time left counts none of what was there
-        self.grid.reset_eta();
-    }
-
-    fn begins(&self, worker: usize, cell: &Cell) {
-        let bar = &self.workers[worker];
-        bar.reset();
-        bar.set_prefix(format!("{}, rate {}, seed {}", cell.mixer, cell.lr, cell.seed));
-        bar.set_message("");
-    }
-
-    fn step(&self, worker: usize, step: u64, loss: f64) {
-        self.workers[worker].set_position(step);
-        self.workers[worker].set_message(format!(": loss {loss:.3}"));
-        self.grid.inc(1);
-    }
-
-    fn valid(&self, worker: usize, accuracy: f64) {
-        self.grid.set_message(format!("last measured {accuracy:.3} (worker {})", worker + 1));
-    }
-
-    fn ends(&self, _: usize, lines: &[Line]) {
-        // what an early stop has spared
-        self.grid.inc(self.steps - lines.first().map_or(0, |line| line.steps));
-    }
 }

@@ -1,6 +1,7 @@
 //! `eunoe-lab bench throughput`: what a token costs at which length.
 
 use anyhow::Result;
+use candle_core::Device;
 use eunoe_lab::bench::throughput::{self, Row, Settings};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -49,7 +50,7 @@ struct Document<'a> {
 ///
 /// # Errors
 /// Those of the measurement.
-pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     let settings = Settings {
         mixers: args.mixers.iter().map(|phrase| phrase.trim().to_owned()).collect(),
         d_model: args.d_model,
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let count = settings.mixers.len() * (settings.lengths.len() + settings.positions.len());
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?;
     let bar = ProgressBar::new(count as u64).with_style(style);
-    let rows = throughput::measure(&settings, &mut |row| {
+    let rows = throughput::measure(&settings, device, &mut |row| {
         bar.inc(1);
         bar.set_message(format!("{}, {} at {}", row.mixer, row.kind, row.at));
     });

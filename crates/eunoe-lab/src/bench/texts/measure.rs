@@ -1,0 +1,124 @@
+//! What a trained model is measured by: losses by position, and attention to the first token.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::nets::Decoder;
+use crate::streams::{Batch, Bytes};
+use crate::{Ctx, Result, State, ops};
+
+/// Symbols at a time, at the length of training.
+const ROWS: usize = 32;
+/// Length of the windows of the sink metric, and how many there are at most: the metric depends on the length, so both are
+/// the paper's (Gu, 2024, arXiv 2410.10781).
+const SINK_T: usize = 64;
+const SINK_WINDOWS: usize = 100;
+/// A head attends to the first token above this mean weight.
+const SINK_ABOVE: f64 = 0.3;
+
+/// Mean nats per symbol at each position of windows of `t`, at most `most` of them, each from an empty state, which is
+/// carried from one piece of `piece` symbols to the next.
+pub(super) fn by_position(
+    model: &Decoder,
+    text: &Bytes,
+    (t, piece): (usize, usize),
+    most: usize,
+    device: &Device,
+) -> Result<Vec<f64>> {
+    let (mut sums, mut count) = (vec![0.0; t], 0);
+    let mut windows = text.windows((ROWS * piece / t).max(1), t, most);
+    while let Some(batch) = windows.next_on(device) {
+        let Batch { tokens, targets } = batch?;
+        let mut states = Vec::new();
+        for from in (0..t).step_by(piece) {
+            let c = piece.min(t - from);
+            let (tokens, targets) = (tokens.narrow(1, from, c)?, targets.narrow(1, from, c)?);
+            let (logits, after) = model.run(&tokens.contiguous()?, states, &mut Ctx::default())?;
+            states = after.iter().map(State::detach).collect();
+            let nll = ops::nll(&logits.detach().flatten_to(1)?, &targets.flatten_all()?)?;
+            for (n, nll) in nll.to_vec1::<f32>()?.into_iter().enumerate() {
+                sums[from + n % c] += f64::from(nll);
+            }
+        }
+        count += tokens.dim(0)?;
+    }
+    Ok(sums.into_iter().map(|sum| sum / count.max(1) as f64).collect())
+}
+
+/// Mean of some positions.
+pub(super) fn mean(losses: &[f64]) -> f64 {
+    losses.iter().sum::<f64>() / losses.len().max(1) as f64
+}
+
+/// The share of heads of all layers, mean over windows of 64 tokens, whose mean weight on the first token is above 0.3; all
+/// rows see it. Weights that need not sum to one are divided by the sum of their sizes. `None` where no layer shows its
+/// weights.
+pub(super) fn sink(model: &Decoder, text: &Bytes, device: &Device) -> Result<Option<f64>> {
+    let (mut heads, mut sinks) = (0usize, 0usize);
+    let mut windows = text.windows(ROWS, SINK_T, SINK_WINDOWS);
+    while let Some(batch) = windows.next_on(device) {
+        let mut count = |name: &'static str, weights: &Tensor| -> Result<()> {
+            if name == "attn" {
+                let means = first_column(weights)?;
+                heads += means.len();
+                sinks += means.iter().filter(|mean| **mean > SINK_ABOVE).count();
+            }
+            Ok(())
+        };
+        let mut ctx = Ctx { probe: Some(&mut count), ..Ctx::default() };
+        model.run(&batch?.tokens, Vec::new(), &mut ctx)?;
+    }
+    Ok((heads > 0).then(|| sinks as f64 / heads as f64))
+}
+
+/// Mean weight of the first key over all rows, per sequence and head, of weights `[b, h, t, t]`.
+fn first_column(weights: &Tensor) -> Result<Vec<f64>> {
+    let sizes = weights.detach().abs()?.to_dtype(DType::F32)?;
+    let total = (sizes.sum_keepdim(3)? + f64::from(f32::MIN_POSITIVE))?;
+    let first = sizes.narrow(3, 0, 1)?.broadcast_div(&total)?;
+    first.mean(2)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets::{Config, Params};
+
+    #[test]
+    fn the_share_of_the_first_token_by_hand() {
+        // head 0 is uniform over what it sees: (1 + 1/2 + 1/3) / 3; head 1 looks at the first token alone, in weights that
+        // do not sum to one, one of them below 0
+        let uniform = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0 / 3.0; 3]];
+        let first = [[0.2, 0.0, 0.0], [-3.0, 0.0, 0.0], [7.0, 0.0, 0.0]];
+        let weights = Tensor::new(&[[uniform, first]], &Device::Cpu).unwrap();
+        let means = first_column(&weights).unwrap();
+        assert!((means[0] - 11.0 / 18.0).abs() < 1e-6 && (means[1] - 1.0).abs() < 1e-6, "{means:?}");
+    }
+
+    fn model(mixer: &str) -> Decoder {
+        let mixers = vec![mixer.to_owned()];
+        let config = Config { d_model: 8, layers: 2, heads: 2, d_ff: 8, mixers, ..Config::default() };
+        Decoder::new(&config, &mut Params::new(3, DType::F32, &Device::Cpu)).unwrap()
+    }
+
+    #[test]
+    fn only_mixers_with_weights_have_sinks() {
+        let text = Bytes::new((0..200).collect(), 0).unwrap();
+        // with first weights that are nearly 0 attention is uniform: the mean of 1 / i up to 64 is 0.07
+        assert_eq!(sink(&model("softmax_attention"), &text, &Device::Cpu).unwrap(), Some(0.0));
+        assert_eq!(sink(&model("lightning_attention"), &text, &Device::Cpu).unwrap(), None);
+        // a window of one token is all on the token itself, which is the first in one row of 64; one head of all is none
+        assert_eq!(sink(&model("softmax_attention(window=1)"), &text, &Device::Cpu).unwrap(), Some(0.0));
+    }
+
+    #[test]
+    fn a_carried_state_gives_the_losses_of_one_piece() {
+        let text = Bytes::new((0..=255).cycle().take(500).collect(), 0).unwrap();
+        let model = model("softmax_attention");
+        let whole = by_position(&model, &text, (48, 48), 9, &Device::Cpu).unwrap();
+        let pieces = by_position(&model, &text, (48, 20), 9, &Device::Cpu).unwrap();
+        let far = whole.iter().zip(&pieces).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(whole.len() == 48 && far < 1e-5, "{far}");
+        let total = crate::train::evaluate(&model, &text, 48, 9, &Device::Cpu).unwrap();
+        assert!((mean(&whole) - total).abs() < 1e-6, "{} {total}", mean(&whole));
+    }
+}

@@ -1,0 +1,396 @@
+//! What a grid of language models found: tables and charts.
+
+use std::f64::consts::LN_2;
+
+use eunoe_core::{Error, Result};
+use eunoe_report::parts::{self, Cell as Item, Figure, Group, Section, Table};
+use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
+use eunoe_report::units::{bytes, count, counted, seconds};
+
+use super::{Ended, Line, Manifest, Record, Settings, best_rate};
+use crate::bench::grid::mean_sd;
+
+const RULE: &str = "Mean of the seeds ± their standard deviation, at the rate that loses least on validation texts. Beside the \
+                    first pattern: a difference below two standard deviations (the root of the mean of both variances) is a tie.";
+
+/// The trainings of a pattern at the rate that validation chose.
+#[derive(Clone, Debug)]
+pub struct Best<'a> {
+    /// The pattern.
+    pub pattern: &'a str,
+    /// The rate.
+    pub lr: f64,
+    /// Validation loss of seed 0 per rate, nats per symbol, in the order of the grid; none where it diverged.
+    pub valid: Vec<Option<f64>>,
+    /// A line per seed.
+    pub lines: Vec<&'a Line>,
+}
+
+impl<'a> Best<'a> {
+    fn of(settings: &Settings, pattern: &'a str, lines: &'a [Line]) -> Result<Self> {
+        let lr = best_rate(settings, pattern, lines)?;
+        let own = |lr: f64| lines.iter().filter(move |line| line.mixer == pattern && line.lr == lr);
+        let seeds: Vec<&Line> = own(lr).filter(|line| line.seed < settings.seeds).collect();
+        if seeds.len() as u64 != settings.seeds {
+            return Err(Error::Invalid(format!("the grid is not complete: `{pattern}` at rate {lr}")));
+        }
+        let valid = |lr: &f64| own(*lr).find(|line| line.seed == 0).and_then(|line| line.valid);
+        Ok(Self { pattern, lr, valid: settings.lrs.iter().map(valid).collect(), lines: seeds })
+    }
+
+    /// Mean and standard deviation over seeds of bits per symbol; no number where a training diverged.
+    pub fn bits(&self, of: impl Fn(&Line) -> Option<f64>) -> (f64, Option<f64>) {
+        mean_sd(
+            self.lines
+                .iter()
+                .map(|line| of(line).map_or(f64::NAN, |nats| nats / LN_2))
+                .collect::<Vec<_>>()
+                .into_iter(),
+        )
+    }
+
+    /// Bits per symbol of test texts.
+    pub fn test(&self) -> (f64, Option<f64>) {
+        self.bits(|line| line.test)
+    }
+
+    fn mean(&self, of: impl Fn(&Line) -> f64) -> f64 {
+        self.lines.iter().map(|line| of(line)).sum::<f64>() / self.lines.len() as f64
+    }
+
+    /// How its loss stands beside another's: the difference, or that there is none to tell.
+    fn beside(&self, other: &Self) -> String {
+        let ((a, sa), (b, sb)) = (self.test(), other.test());
+        let (Some(sa), Some(sb)) = (sa, sb) else { return format!("{:+.3}, one seed", a - b) };
+        let sd = ((sa * sa + sb * sb) / 2.0).sqrt();
+        if (a - b).abs() < 2.0 * sd { format!("tie ({:+.3})", a - b) } else { format!("{:+.3}", a - b) }
+    }
+}
+
+/// A finished grid, made for readers.
+pub struct Report<'a> {
+    manifest: &'a Manifest<Record>,
+    /// Patterns in the order of the grid.
+    pub best: Vec<Best<'a>>,
+    lines: &'a [Line],
+}
+
+impl<'a> Report<'a> {
+    /// Of all lines of a grid.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a line is missing.
+    pub fn new(manifest: &'a Manifest<Record>, lines: &'a [Line]) -> Result<Self> {
+        let grid = &manifest.settings.grid;
+        let best = grid.patterns.iter().map(|pattern| Best::of(grid, pattern, lines));
+        Ok(Self { manifest, best: best.collect::<Result<_>>()?, lines })
+    }
+
+    fn grid(&self) -> &Settings {
+        &self.manifest.settings.grid
+    }
+
+    fn unit(&self) -> String {
+        format!("bits per {}", self.grid().symbol)
+    }
+
+    /// Charts: a file name, what it shows, and the plot.
+    fn plots(&self) -> Vec<(&'static str, String, Plot)> {
+        let mut plots = vec![
+            (
+                "training.svg",
+                "Validation loss over training".to_owned(),
+                self.training(|p| Some(p.valid / LN_2), &self.unit()),
+            ),
+            ("positions.svg", "Loss by position, the state carried on".to_owned(), self.by_position()),
+            ("state.svg", "Loss against bytes of state".to_owned(), self.by_state()),
+        ];
+        if self.best.iter().any(|best| best.lines[0].curve.iter().any(|point| point.sink.is_some())) {
+            let label = "share of heads that attend to the first token";
+            plots.push((
+                "sinks.svg",
+                "Attention sinks over training".into(),
+                self.training(|p| p.sink, label),
+            ));
+        }
+        plots
+    }
+
+    /// Files of charts beside the page for docs: name and SVG.
+    pub fn charts(&self) -> Vec<(String, String)> {
+        self.plots().into_iter().map(|(name, _, plot)| (name.to_owned(), plot.file())).collect()
+    }
+
+    fn tables(&self) -> Vec<(&'static str, String, Table)> {
+        let mut tables = vec![
+            ("Loss", RULE.to_owned(), self.losses()),
+            (
+                "By position",
+                self.unit() + ", from windows longer than those of training: the state is carried on.",
+                self.positions(),
+            ),
+        ];
+        if self.has_sinks() {
+            let note = "Share of heads, over all layers and 100 windows of 64 symbols of validation text, whose mean weight on \
+                        the first symbol is above 0.3; weights that need not sum to one are divided by the sum of their sizes.";
+            tables.push(("Attention sinks", note.into(), self.sinks()));
+        }
+        tables.push(("Rates", format!("Validation {} of seed 0.", self.unit()), self.rates()));
+        tables.push((
+            "Cost",
+            "Symbols per second are those of training beside the other workers.".into(),
+            self.costs(),
+        ));
+        tables
+    }
+
+    /// The page for docs; it shows the [charts](Report::charts).
+    pub fn markdown(&self) -> String {
+        let mut out = format!("# {}\n\n", self.grid().title);
+        for text in self.how() {
+            out += &format!("{text}\n\n");
+        }
+        for (title, note, table) in self.tables() {
+            out += &format!("## {title}\n\n{note}\n\n{}\n", table.markdown());
+        }
+        out += "## Charts\n";
+        for (file, name, _) in self.plots() {
+            out += &format!("\n![{name}]({file})\n");
+        }
+        out
+    }
+
+    /// The parts of a page.
+    ///
+    /// # Errors
+    /// A page that cannot be written.
+    pub fn sections(&self) -> Result<Vec<Section>> {
+        let figure =
+            |(_, title, plot): (_, String, Plot)| Figure { title, svg: plot.svg(), ..Figure::default() };
+        let charts = Group { figures: self.plots().into_iter().map(figure).collect(), ..Group::default() };
+        let table = |(title, note, table): (&str, String, Table)| Group {
+            title: title.into(),
+            note,
+            table: Some(table),
+            ..Group::default()
+        };
+        let tables: Vec<Group> = self.tables().into_iter().map(table).collect();
+        let sections = [
+            parts::groups("findings", "Findings", &[], &tables)?,
+            parts::groups("charts", "Charts", &[], &[charts])?,
+            parts::groups("how", "How it was measured", &self.how(), &[])?,
+        ];
+        Ok(sections.into_iter().flatten().collect())
+    }
+
+    /// The page by itself.
+    ///
+    /// # Errors
+    /// A page that cannot be written.
+    pub fn html(&self) -> Result<String> {
+        let lead = "Language models of one size, by what stands between their tokens";
+        eunoe_report::document(&self.grid().title, lead, &self.manifest.version, &self.sections()?)
+    }
+
+    fn how(&self) -> Vec<String> {
+        let (grid, machine) = (self.grid(), &self.manifest.machine);
+        let (model, train) = (&grid.model, &grid.train);
+        let rates: Vec<String> = grid.lrs.iter().map(f64::to_string).collect();
+        let texts = format!(
+            "Texts: {}. Windows for training begin anywhere; those for measurement one behind the other.",
+            self.manifest.settings.texts.join("; ")
+        );
+        let sizes = format!(
+            "Models: width {}, {}, {}, head tied to the embedding; MLPs are as wide as it takes for every pattern to have the \
+             parameters of the first.",
+            model.d_model,
+            counted(model.layers, "layer"),
+            counted(model.heads, "head")
+        );
+        let training = format!(
+            "Training: {} steps of {} windows of {} {}s ({} in all); AdamW, weight decay {}, gradients no longer than {}, rates {} \
+             with a rise over {} of the steps and half a cosine down to {}. Each pattern is trained at each rate with seed 0, and \
+             at the best one with {}.",
+            count(train.steps as usize),
+            train.batch * train.accumulate,
+            train.seq_len,
+            grid.symbol,
+            count(train.steps as usize * train.batch * train.accumulate * train.seq_len),
+            train.weight_decay,
+            train.clip,
+            rates.join(", "),
+            train.warmup,
+            train.decay_to,
+            counted(grid.seeds as usize, "seed")
+        );
+        let cost = format!(
+            "All trainings together took {} on {} ({}), {} at a time.",
+            seconds(self.lines.iter().map(|line| line.seconds).sum()),
+            machine.cpu,
+            machine.isa,
+            machine.jobs
+        );
+        vec![texts, sizes, training, cost]
+    }
+
+    fn table(&self, caption: &str, columns: Vec<String>, cells: impl Fn(&Best<'a>) -> Vec<Item>) -> Table {
+        let columns = [vec!["pattern".to_owned()], columns].concat();
+        let line = |(at, best): (usize, &Best<'a>)| {
+            let head = Item::head(best.pattern, eunoe_report::svg::key(Look::new(at))).class("plan");
+            [vec![head], cells(best)].concat()
+        };
+        Table { caption: caption.into(), columns, lines: self.best.iter().enumerate().map(line).collect() }
+    }
+
+    fn losses(&self) -> Table {
+        let columns = [self.unit(), "beside the first".into(), "rate".into()].to_vec();
+        self.table("Loss on test texts", columns, |best| {
+            let diverged = best.lines.iter().filter(|line| line.ended == Ended::Diverged).count();
+            let note = match diverged {
+                0 if best.pattern == self.best[0].pattern => "–".into(),
+                0 => best.beside(&self.best[0]),
+                n => format!("{n} diverged"),
+            };
+            vec![spread(best.test()), Item::text(note), Item::num(best.lr.to_string())]
+        })
+    }
+
+    /// From where, up to where: of the first training that was measured.
+    fn buckets(&self) -> Vec<(usize, usize)> {
+        let measured = self.best.iter().flat_map(|best| &best.lines).find(|line| !line.positions.is_empty());
+        measured
+            .map_or(Vec::new(), |line| line.positions.iter().map(|(from, upto, _)| (*from, *upto)).collect())
+    }
+
+    fn positions(&self) -> Table {
+        let buckets = self.buckets();
+        let columns = buckets.iter().map(|(from, upto)| format!("{from}–{upto}")).collect();
+        self.table("Loss by position", columns, |best| {
+            (0..buckets.len())
+                .map(|at| spread(best.bits(|line| line.positions.get(at).map(|p| p.2))))
+                .collect()
+        })
+    }
+
+    fn has_sinks(&self) -> bool {
+        self.lines.iter().any(|line| line.curve.iter().any(|point| point.sink.is_some()))
+    }
+
+    fn sinks(&self) -> Table {
+        self.table(
+            "Attention sinks",
+            vec!["at the start".into(), "at the end".into(), "at most".into()],
+            |best| {
+                let share = |of: fn(&[f64]) -> Option<f64>| {
+                    let all = best.lines.iter().map(|line| {
+                        let sinks: Vec<f64> = line.curve.iter().filter_map(|point| point.sink).collect();
+                        of(&sinks).map_or(f64::NAN, |share| 100.0 * share)
+                    });
+                    let (mean, sd) = mean_sd(all.collect::<Vec<_>>().into_iter());
+                    match mean.is_nan() {
+                        true => Item::num("–"),
+                        false => Item::num(format!("{mean:.1} %"))
+                            .small(sd.map_or(String::new(), |sd| format!("± {sd:.1}"))),
+                    }
+                };
+                let most = |sinks: &[f64]| sinks.iter().copied().max_by(f64::total_cmp);
+                vec![share(|sinks| sinks.first().copied()), share(|sinks| sinks.last().copied()), share(most)]
+            },
+        )
+    }
+
+    fn rates(&self) -> Table {
+        let columns = self.grid().lrs.iter().map(f64::to_string).collect();
+        self.table("Validation loss by rate", columns, |best| {
+            let cell = |valid: &Option<f64>| {
+                Item::num(valid.map_or("diverged".into(), |nats| format!("{:.3}", nats / LN_2)))
+            };
+            best.valid.iter().map(cell).collect()
+        })
+    }
+
+    fn costs(&self) -> Table {
+        let t = self.grid().train.seq_len;
+        let states = [t, t * self.grid().beyond].map(|t| format!("state at {t}"));
+        let rest = ["parameters", "MLP width", "per second", "seconds"].map(String::from);
+        self.table("Cost", [states.to_vec(), rest.to_vec()].concat(), |best| {
+            let line = best.lines[0];
+            let states = line.state_bytes.map(|state| Item::num(bytes(state as f64)));
+            let rest = [
+                Item::num(count(line.params)),
+                Item::num(count(line.d_ff)),
+                Item::num(count(best.mean(|line| line.tokens_per_s) as usize)),
+                Item::num(format!("{:.0}", best.mean(|line| line.seconds))),
+            ];
+            states.into_iter().chain(rest).collect()
+        })
+    }
+
+    /// A curve per pattern: the mean of its seeds, and the range of them.
+    fn curves(&self, of: impl Fn(&Best<'a>) -> Vec<(f64, Vec<f64>)>) -> Vec<Curve> {
+        let curve = |(at, best): (usize, &Best<'a>)| {
+            let point = |(x, values): (f64, Vec<f64>)| {
+                let (mean, sd) = mean_sd(values.iter().copied());
+                let range = sd.map(|sd| [mean - sd, mean + sd]);
+                Point { x, y: mean, range, label: None, title: format!("{}: {mean:.3} at {x}", best.pattern) }
+            };
+            let points = of(best).into_iter().map(point).filter(|point| point.y.is_finite()).collect();
+            Curve { look: Look::new(at), points, joined: Some(best.pattern.to_owned()), form: Form::Band(at) }
+        };
+        self.best.iter().enumerate().map(curve).collect()
+    }
+
+    fn training(&self, of: impl Fn(&super::Point) -> Option<f64>, label: &str) -> Plot {
+        let train = &self.grid().train;
+        let each = (train.batch * train.accumulate * train.seq_len) as f64;
+        let curves = self.curves(|best| {
+            let steps = best.lines.iter().map(|line| line.curve.len()).min().unwrap_or(0);
+            // the first point is before anything is learned, and would take the height of the chart
+            let at = |n: usize| {
+                let values = best.lines.iter().filter_map(|line| of(&line.curve[n])).collect();
+                (best.lines[0].curve[n].step as f64 * each, values)
+            };
+            (1..steps).map(at).filter(|(_, values): &(f64, Vec<f64>)| !values.is_empty()).collect()
+        });
+        plot(label, &format!("{}s seen", self.grid().symbol), Kind::Tokens, curves)
+    }
+
+    fn by_position(&self) -> Plot {
+        let buckets = self.buckets();
+        let curves = self.curves(|best| {
+            let at = |(n, (_, upto)): (usize, &(usize, usize))| {
+                let values = best.lines.iter().filter_map(|line| line.positions.get(n)).map(|p| p.2 / LN_2);
+                (*upto as f64, values.collect())
+            };
+            buckets.iter().enumerate().map(at).collect()
+        });
+        plot(&self.unit(), "up to this position", Kind::Tokens, curves)
+    }
+
+    fn by_state(&self) -> Plot {
+        let curves = self.curves(|best| {
+            let bits = best.lines.iter().filter_map(|line| line.test).map(|nats| nats / LN_2);
+            vec![(best.lines[0].state_bytes[0] as f64, bits.collect())]
+        });
+        let label =
+            format!("bytes of state at {} {}s, all layers", self.grid().train.seq_len, self.grid().symbol);
+        plot(&self.unit(), &label, Kind::Bytes, curves)
+    }
+}
+
+fn spread((mean, sd): (f64, Option<f64>)) -> Item {
+    match mean.is_finite() {
+        true => Item::num(format!("{mean:.3}")).small(sd.map_or(String::new(), |sd| format!("± {sd:.3}"))),
+        false => Item::num("–"),
+    }
+}
+
+fn plot(y: &str, x: &str, kind: Kind, curves: Vec<Curve>) -> Plot {
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    let across = Axis::over(x, kind, points().map(|point| point.x));
+    let up = points().flat_map(|point| point.range.unwrap_or([point.y, point.y]));
+    let up = Axis::over(y, Kind::Score, up.collect::<Vec<_>>().into_iter());
+    let mut plot = Plot::new(format!("{y} against {x}"), (860.0, 420.0), across, up);
+    plot.curves = curves;
+    plot
+}

@@ -1,0 +1,183 @@
+//! `eunoe-lab bench books`, `sinks`, `chorales`: language models of bytes.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use eunoe_lab::bench::Workers;
+use eunoe_lab::bench::texts::{self, Line, Report, Settings, Texts};
+use eunoe_lab::device::Devices;
+use eunoe_lab::streams::Bytes;
+use eunoe_lab::train::write_whole;
+use serde::Serialize;
+
+use crate::commands::bars::Bars;
+use crate::commands::out;
+
+/// Language models of books, byte by byte: what each pattern of mixers loses at equal parameters, steps and search
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  eunoe-lab bench books --train a.txt b.txt --valid c.txt --test d.txt --out books --device cuda --workers 4
+  eunoe-lab bench books --train a.txt --valid b.txt --test c.txt --out small --steps 300 --batch 8 --seq-len 256 \\
+      --patterns 'softmax_attention; gated_conv + based'")]
+pub(crate) struct Books {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// When attention sinks emerge: the share of heads that attend to the first token, over training
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sinks {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, clap::Args)]
+struct Files {
+    /// Texts to learn from
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    train: Vec<PathBuf>,
+    /// Texts to choose the rate by, never learned from
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    valid: Vec<PathBuf>,
+    /// Texts to measure on, never learned from nor chosen by
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    test: Vec<PathBuf>,
+}
+
+/// What changes a preset.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Folder of the results and the report
+    #[arg(long)]
+    pub(super) out: PathBuf,
+    /// Patterns of mixers, `;` between them: a phrase per layer with `+` between, repeated; the first is the reference
+    #[arg(long, value_delimiter = ';')]
+    patterns: Option<Vec<String>>,
+    /// Width of the models
+    #[arg(long)]
+    d_model: Option<usize>,
+    /// Layers
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Heads of mixers that have heads
+    #[arg(long)]
+    heads: Option<usize>,
+    /// Width of the reference's MLPs; those of the others follow from its parameters
+    #[arg(long)]
+    d_ff: Option<usize>,
+    /// Steps of each training
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Windows per step
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Symbols per window
+    #[arg(long)]
+    seq_len: Option<usize>,
+    /// Learning rates to choose from
+    #[arg(long, value_delimiter = ',')]
+    lrs: Option<Vec<f64>>,
+    /// Trainings at the best rate
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Measurements during each training
+    #[arg(long)]
+    points: Option<u64>,
+    /// Test texts are read on to this many windows from one start
+    #[arg(long)]
+    beyond: Option<usize>,
+    /// Trainings at a time; changes no result
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+}
+
+impl Options {
+    fn on(&self, base: Settings) -> Settings {
+        let patterns =
+            self.patterns.as_ref().map(|all| all.iter().map(|one| one.trim().to_owned()).collect());
+        let mut settings = Settings {
+            patterns: patterns.unwrap_or(base.patterns),
+            lrs: self.lrs.clone().unwrap_or(base.lrs),
+            seeds: self.seeds.unwrap_or(base.seeds),
+            points: self.points.unwrap_or(base.points),
+            beyond: self.beyond.unwrap_or(base.beyond),
+            ..base
+        };
+        let (model, train) = (&mut settings.model, &mut settings.train);
+        let sizes = [
+            (&mut model.d_model, self.d_model),
+            (&mut model.layers, self.layers),
+            (&mut model.heads, self.heads),
+            (&mut model.d_ff, self.d_ff),
+            (&mut train.batch, self.batch),
+            (&mut train.seq_len, self.seq_len),
+        ];
+        for (size, given) in sizes {
+            *size = given.unwrap_or(*size);
+        }
+        train.steps = self.steps.unwrap_or(train.steps);
+        settings
+    }
+
+    /// Runs a grid and writes its report.
+    pub(super) fn run(&self, base: Settings, texts: &Texts, devices: &Devices, json: bool) -> Result<()> {
+        let settings = self.on(base);
+        settings.check()?;
+        let workers = Workers { count: self.workers.into(), devices };
+        let bars = Bars::new(settings.trainings(), settings.train.steps, workers.count)?;
+        let (manifest, lines) = texts::run(&settings, texts, &self.out, workers, &bars)?;
+        bars.clear()?;
+        let report = Report::new(&manifest, &lines)?;
+        let path = self.out.join("report.md");
+        for (name, svg) in report.charts() {
+            write_whole(&self.out.join(name), svg.as_bytes())?;
+        }
+        write_whole(&self.out.join("report.html"), report.html()?.as_bytes())?;
+        write_whole(&path, report.markdown().as_bytes())?;
+        if json {
+            return out::json(&Done { report: path.display().to_string(), lines });
+        }
+        for best in &report.best {
+            let (mean, sd) = best.test();
+            let sd = sd.map_or(String::new(), |sd| format!(" ± {sd:.3}"));
+            out::line(&format!("{:56} {mean:.3}{sd} bits per {}", best.pattern, settings.symbol))?;
+        }
+        out::line(&format!("`{}`", path.display()))
+    }
+}
+
+#[derive(Serialize)]
+struct Done {
+    report: String,
+    lines: Vec<Line>,
+}
+
+impl Files {
+    fn read(&self) -> Result<Texts> {
+        let read = |files: &[PathBuf]| -> Result<(Bytes, String)> {
+            let name = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            Ok((Bytes::read(files, 0)?, files.iter().map(name).collect::<Vec<_>>().join(", ")))
+        };
+        Ok(Texts::new([read(&self.train)?, read(&self.valid)?, read(&self.test)?]))
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of [`texts::run`], and a report that cannot be written.
+pub(crate) fn books(args: &Books, devices: &Devices, json: bool) -> Result<()> {
+    args.options.run(Settings::books(), &args.files.read()?, devices, json)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of [`texts::run`], and a report that cannot be written.
+pub(crate) fn sinks(args: &Sinks, devices: &Devices, json: bool) -> Result<()> {
+    args.options.run(Settings::sinks(), &args.files.read()?, devices, json)
+}
