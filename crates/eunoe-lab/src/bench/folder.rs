@@ -155,7 +155,7 @@ fn differs(name: &str, old: &Value, new: &Value) -> Option<String> {
     (old != new).then(|| format!("`{name}`: {old} there, {new} asked for"))
 }
 
-fn read<L: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<Vec<L>> {
+pub(super) fn read<L: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<Vec<L>> {
     let (mut lines, mut start) = (Vec::new(), 0);
     for (at, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let parsed = serde_json::from_slice(line);

@@ -3,8 +3,10 @@
 mod folder;
 mod grid;
 pub mod mqar;
+mod page;
 pub mod texts;
 pub mod throughput;
 
 pub use folder::{Folder, ITEMS, MANIFEST, Manifest};
 pub use grid::{Cell, Ended, Progress, Workers};
+pub use page::{Head, Page, together};

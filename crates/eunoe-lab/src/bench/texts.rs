@@ -223,8 +223,8 @@ pub struct Record {
 pub struct Point {
     /// Steps taken.
     pub step: u64,
-    /// Nats per symbol of validation texts.
-    pub valid: f64,
+    /// Nats per symbol of validation texts; none where that is no number any more.
+    pub valid: Option<f64>,
     /// Share of heads whose mean weight on the first of 64 tokens is above 0.3; none where no layer has weights.
     pub sink: Option<f64>,
 }

@@ -3,12 +3,18 @@
 //! A mixer stands alone, without embedding, MLP and norms, so that its own slope shows. Training reads batches of equally many
 //! tokens in texts of each length; decode continues a text one token at a time from each position.
 
+mod report;
+
+use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use eunoe_core::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+pub use report::Report;
+
+use super::{Folder, Manifest, Workers};
 use crate::mixers::{self, Spec};
 use crate::nets::{Config, Params};
 use crate::{Ctx, Mixer, State, invalid};
@@ -17,7 +23,7 @@ use crate::{Ctx, Mixer, State, invalid};
 const MOST: usize = 1 << 22;
 
 /// What is measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Phrases of mixers.
     pub mixers: Vec<String>,
@@ -35,13 +41,40 @@ pub struct Settings {
     pub turns: usize,
 }
 
+impl Settings {
+    /// Refuses sizes that cannot be.
+    fn check(&self) -> Result<()> {
+        let wrong = |why: String| Err(Error::Invalid(why));
+        let sizes = self.lengths.iter().chain([&self.tokens, &self.turns]);
+        if sizes.clone().any(|size| *size == 0) || sizes.chain(&self.positions).any(|size| *size > MOST) {
+            return wrong(format!(
+                "lengths, tokens and turns must be from 1 to {MOST}, positions {MOST} at most"
+            ));
+        }
+        if let Some(twice) = (1..self.mixers.len()).find(|n| self.mixers[..*n].contains(&self.mixers[*n])) {
+            return wrong(format!("`{}` is there twice", self.mixers[twice]));
+        }
+        Ok(())
+    }
+}
+
+/// When tokens are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Whole texts, forward and back.
+    Training,
+    /// One token behind a state.
+    Decode,
+}
+
 /// One measurement.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The mixer's phrase.
     pub mixer: String,
-    /// `training` or `decode`.
-    pub kind: &'static str,
+    /// What was done.
+    pub kind: Phase,
     /// Length of the text, or tokens before the one that is decoded.
     pub at: usize,
     /// Tokens per second at the median.
@@ -107,24 +140,33 @@ impl Subject {
     }
 }
 
+/// [`measure`]s into a folder, or reads what is there.
+///
+/// # Errors
+/// Those of [`measure`] and of [`Folder::open`].
+pub fn run(
+    settings: &Settings,
+    dir: &Path,
+    workers: Workers<'_>,
+    told: &mut dyn FnMut(&Row),
+) -> Result<(Manifest<Settings>, Vec<Row>)> {
+    settings.check()?;
+    let here = Manifest::here("throughput", settings.clone(), workers);
+    let (folder, manifest, mut rows) = Folder::open::<_, Row>(dir, here)?;
+    if rows.is_empty() {
+        rows = measure(settings, &workers.devices.one()?, told)?;
+        folder.add(&rows)?;
+    }
+    Ok((manifest, rows))
+}
+
 /// Measures every mixer, and tells each row as it is there. Turns go through the lengths in order, so that a slow moment of
 /// the machine meets all of them.
 ///
 /// # Errors
 /// [`Error::Invalid`] for sizes that cannot be, [`Error::Plan`] for a mixer that is not there.
 pub fn measure(settings: &Settings, device: &Device, told: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
-    let wrong = |why: String| Err(Error::Invalid(why));
-    let sizes = settings.lengths.iter().chain([&settings.tokens, &settings.turns]);
-    if sizes.clone().any(|size| *size == 0) || sizes.chain(&settings.positions).any(|size| *size > MOST) {
-        return wrong(format!(
-            "lengths, tokens and turns must be from 1 to {MOST}, positions {MOST} at most"
-        ));
-    }
-    if let Some(twice) =
-        (1..settings.mixers.len()).find(|n| settings.mixers[..*n].contains(&settings.mixers[*n]))
-    {
-        return wrong(format!("`{}` is there twice", settings.mixers[twice]));
-    }
+    settings.check()?;
     // all are made before one is measured: a wrong phrase is told at once
     let subjects = settings.mixers.iter().map(|phrase| Ok((phrase, Subject::new(phrase, settings, device)?)));
     let mut rows = Vec::new();
@@ -136,10 +178,10 @@ pub fn measure(settings: &Settings, device: &Device, told: &mut dyn FnMut(&Row))
             rows.push(row);
         };
         for (t, b, seconds, bytes) in training(&subject, settings).map_err(invalid)? {
-            add("training", t, t * b, seconds, bytes);
+            add(Phase::Training, t, t * b, seconds, bytes);
         }
         for (at, seconds, bytes) in decoding(&subject, settings).map_err(invalid)? {
-            add("decode", at, 1, seconds, bytes);
+            add(Phase::Decode, at, 1, seconds, bytes);
         }
     }
     Ok(rows)
@@ -191,7 +233,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// How the seconds of a text grow with its length: the least-squares slope of ln seconds over ln length, 1 where a token
 /// costs the same at every length, 2 where it costs as much as there are before it. `None` below two lengths.
 pub fn slope(rows: &[Row], mixer: &str) -> Option<f64> {
-    let of = rows.iter().filter(|row| row.mixer == mixer && row.kind == "training");
+    let of = rows.iter().filter(|row| row.mixer == mixer && row.kind == Phase::Training);
     let points: Vec<[f64; 2]> =
         of.map(|row| [(row.at as f64).ln(), (row.at as f64 / row.tokens_per_s).ln()]).collect();
     let mean = |i: usize| points.iter().map(|p| p[i]).sum::<f64>() / points.len() as f64;
@@ -205,7 +247,7 @@ mod tests {
     use super::*;
 
     fn row(at: usize, tokens_per_s: f64) -> Row {
-        Row { mixer: "a".into(), kind: "training", at, tokens_per_s, state_bytes: 0 }
+        Row { mixer: "a".into(), kind: Phase::Training, at, tokens_per_s, state_bytes: 0 }
     }
 
     #[test]

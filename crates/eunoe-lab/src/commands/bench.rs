@@ -1,6 +1,7 @@
 //! `eunoe-lab bench`: mixers against each other.
 
 mod mqar;
+mod report;
 mod texts;
 mod throughput;
 
@@ -20,6 +21,7 @@ enum Task {
     Books(texts::Books),
     Sinks(texts::Sinks),
     Throughput(throughput::Args),
+    Report(report::Args),
 }
 
 /// Runs the command.
@@ -31,6 +33,7 @@ pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
         Task::Mqar(args) => mqar::run(args, devices, json),
         Task::Books(args) => texts::books(args, devices, json),
         Task::Sinks(args) => texts::sinks(args, devices, json),
-        Task::Throughput(args) => throughput::run(args, &devices.one()?, json),
+        Task::Throughput(args) => throughput::run(args, devices, json),
+        Task::Report(args) => report::run(args, json),
     }
 }

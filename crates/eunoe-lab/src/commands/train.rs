@@ -49,6 +49,7 @@ pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
         bail!("interrupted after step {step}, which is saved: the same command goes on");
     }
     trained?;
+    told.page(&config)?;
     let done = Done {
         steps: config.train.steps,
         loss: told.last.map(|row| row.loss),
@@ -98,6 +99,37 @@ fn upto(step: u64, old: &str) -> String {
     HEADER.chars().chain(old.split_inclusive('\n').filter(is_kept).flat_map(str::chars)).collect()
 }
 
+impl Told {
+    /// Writes the page of all rows that the file has.
+    fn page(&self, config: &RunConfig) -> Result<()> {
+        let text =
+            std::fs::read_to_string(&self.path).with_context(|| format!("`{}`", self.path.display()))?;
+        let rows = rows(&text).with_context(|| format!("`{}`", self.path.display()))?;
+        let page = train::page(config, &rows)?;
+        Ok(train::write_whole(&self.path.with_file_name("report.html"), page.as_bytes())?)
+    }
+}
+
+/// The rows of a file.
+fn rows(text: &str) -> Result<Vec<Row>> {
+    let row = |(at, line): (usize, &str)| {
+        let fields: Vec<&str> = line.split(',').collect();
+        let number = |n: usize| fields.get(n).and_then(|field| field.parse::<f64>().ok());
+        let row = (|| {
+            Some(Row {
+                step: fields.first()?.parse().ok()?,
+                loss: number(1)?,
+                held_out: number(2),
+                lr: number(3)?,
+                grad_norm: number(4)?,
+                tokens_per_s: number(5)?,
+            })
+        })();
+        row.with_context(|| format!("line {}: expected {}", at + 1, HEADER.trim()))
+    };
+    text.lines().enumerate().skip(1).map(row).collect()
+}
+
 impl Progress for Told {
     fn start(&mut self, step: u64) -> eunoe_core::Result<()> {
         let fail = |error| eunoe_core::Error::io(&self.path, error);
@@ -128,6 +160,18 @@ impl Progress for Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_come_back_and_others_are_told() {
+        let text = format!("{HEADER}1,3.5,,0.1,1,9\n2,3.25,3.5,0.1,1,9\n");
+        let rows = rows(&text).unwrap();
+        assert_eq!(
+            (rows[1].step, rows[1].loss, rows[0].held_out, rows[1].held_out),
+            (2, 3.25, None, Some(3.5))
+        );
+        let error = super::rows(&format!("{text}3,x\n")).unwrap_err().to_string();
+        assert!(error.starts_with("line 4: expected step,loss"), "{error}");
+    }
 
     #[test]
     fn rows_behind_the_checkpoint_and_torn_ones_go() {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Init, Linear, Params, RmsNorm};
 use crate::mixers::{self, Spec};
+use crate::ops::Precision;
 use crate::{Ctx, Mixer, Result, State, invalid, ops};
 
 /// The sizes of a decoder, as its file has them.
@@ -142,6 +143,7 @@ pub struct Decoder {
     embed: Tensor,
     norm: RmsNorm,
     head: Option<Linear>,
+    precision: Precision,
 }
 
 impl Decoder {
@@ -164,7 +166,7 @@ impl Decoder {
                 Some(head.map_err(invalid)?)
             }
         };
-        Ok(Self { config: config.clone(), blocks, embed, norm, head })
+        Ok(Self { config: config.clone(), blocks, embed, norm, head, precision: params.precision })
     }
 
     /// Continues from `states` (one per layer, or none at the start) with `tokens` `[b, t]`: logits `[b, t, v]`.
@@ -190,7 +192,7 @@ impl Decoder {
         let x = self.norm.run(&x)?;
         let logits = match &self.head {
             Some(head) => head.run(&x)?,
-            None => ops::linear(&x, &self.embed)?,
+            None => ops::linear(&x, &self.embed, self.precision)?,
         };
         Ok((logits, states))
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::Result;
+use crate::ops::Precision;
 
 /// Numbers of one parameter, and of all: no model of this lab comes near, and more is a slip that would take the machine's
 /// memory.
@@ -29,17 +30,25 @@ pub struct Params {
     pub dtype: DType,
     /// Where they lie.
     pub device: Device,
+    /// Of products with them.
+    pub precision: Precision,
 }
 
 impl Params {
     /// No parameters yet.
     pub fn new(seed: u64, dtype: DType, device: &Device) -> Self {
-        Self { list: BTreeMap::new(), seed: Some(seed), dtype, device: device.clone() }
+        Self {
+            list: BTreeMap::new(),
+            seed: Some(seed),
+            dtype,
+            device: device.clone(),
+            precision: Precision::F32,
+        }
     }
 
     /// The same for a model whose matrices come from elsewhere: they begin as 0, which takes no time.
     pub fn zeros(dtype: DType, device: &Device) -> Self {
-        Self { list: BTreeMap::new(), seed: None, dtype, device: device.clone() }
+        Self { seed: None, ..Self::new(0, dtype, device) }
     }
 
     /// One of them.
@@ -79,6 +88,11 @@ impl Init<'_> {
     /// The type that parameters are kept in.
     pub fn dtype(&self) -> DType {
         self.params.dtype
+    }
+
+    /// Of products with parameters.
+    pub fn precision(&self) -> Precision {
+        self.params.precision
     }
 
     /// Where parameters lie.

@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use super::Init;
-use crate::{Result, ops};
+use crate::Result;
+use crate::ops::{self, Precision};
 
 /// y = x Wᵀ + b.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub struct Linear {
     pub weight: Tensor,
     /// `[outputs]`.
     pub bias: Option<Tensor>,
+    /// Of the product.
+    pub precision: Precision,
 }
 
 impl Linear {
@@ -20,7 +23,8 @@ impl Linear {
     /// # Errors
     /// Those of tensor work.
     pub fn new(init: &mut Init<'_>, inputs: usize, outputs: usize, std: f64) -> Result<Self> {
-        Ok(Self { weight: init.normal("weight", &[outputs, inputs], std)?, bias: None })
+        let weight = init.normal("weight", &[outputs, inputs], std)?;
+        Ok(Self { weight, bias: None, precision: init.precision() })
     }
 
     /// With a bias that begins as `value`.
@@ -37,7 +41,7 @@ impl Linear {
     /// # Errors
     /// Those of tensor work.
     pub fn run(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight.to_dtype(x.dtype())?)?;
+        let y = ops::linear(x, &self.weight.to_dtype(x.dtype())?, self.precision)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?),
             None => Ok(y),

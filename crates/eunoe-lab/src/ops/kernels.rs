@@ -53,11 +53,8 @@ pub(crate) fn fits(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(fits) && !PLAIN.load(Ordering::Relaxed)
 }
 
-/// Σ x².
+/// Σ x², for what [`fits`].
 pub(crate) fn sum_squares(x: &Tensor) -> Result<f64> {
-    if !fits(&[x]) {
-        return x.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>();
-    }
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { candle_core::bail!("a tensor of another device") };

@@ -1,16 +1,30 @@
 //! Products of matrices: x Wᵀ, and batches of any layout.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
-use eunoe_kernels::gemm::{Level, Mat, Out, gemm, gemm_batch};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
+use eunoe_kernels::gemm::{Element, Level, Mat, Out, gemm, gemm_batch};
+use half::bf16;
+use half::slice::HalfFloatSliceExt as _;
+use serde::{Deserialize, Serialize};
 
 use super::kernels::{Op, apply2, backend, fits, told};
 use crate::Result;
+
+/// What products of activations with weights are made of; sums, and all else, are in the type of the activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to 8 bits of mantissa.
+    Bf16,
+}
 
 /// x Wᵀ: `[…, k]` and `[n, k]` → `[…, n]`.
 ///
 /// # Errors
 /// Widths that differ.
-pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+pub fn linear(x: &Tensor, weight: &Tensor, precision: Precision) -> Result<Tensor> {
     let (n, k) = weight.dims2()?;
     let mut shape = x.dims().to_vec();
     match shape.last_mut() {
@@ -19,9 +33,17 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     }
     let rows = x.elem_count() / k.max(1);
     if fits(&[x, weight]) {
-        return apply2(Linear { rows, n, k, shape }, [x, weight]);
+        return apply2(Linear { rows, n, k, shape, precision }, [x, weight]);
     }
-    x.reshape((rows, k))?.matmul(&weight.t()?)?.reshape(shape)
+    let (x, dtype) = (x.reshape((rows, k))?, x.dtype());
+    let y = match precision {
+        Precision::F32 => x.matmul(&weight.t()?)?,
+        Precision::Bf16 => {
+            let [x, weight] = [&x, weight].map(|x| x.to_dtype(DType::BF16));
+            x?.matmul(&weight?.t()?)?.to_dtype(dtype)?
+        }
+    };
+    y.reshape(shape)
 }
 
 struct Linear {
@@ -29,36 +51,72 @@ struct Linear {
     n: usize,
     k: usize,
     shape: Vec<usize>,
+    precision: Precision,
 }
 
-impl Linear {
-    /// a b, both as views of row-major matrices.
-    fn product(a: Result<Mat<'_, f32>>, b: Result<Mat<'_, f32>>) -> Result<Vec<f32>> {
-        let ((isa, pool), a, b) = (backend(), a?, b?);
-        let cols = b.cols();
-        let mut out = vec![0.0; a.rows() * cols];
-        gemm(isa, pool, a, b, Out::set(&mut out, cols)).map_err(told)?;
-        Ok(out)
+/// A row-major matrix, or its transpose.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    turned: bool,
+}
+
+impl Rows<'_> {
+    fn of<T: Element>(self, data: &[T]) -> Result<Mat<'_, T>> {
+        let mat = Mat::row_major(data, self.rows, self.cols).map_err(told)?;
+        Ok(if self.turned { mat.t() } else { mat })
+    }
+
+    fn t(self) -> Self {
+        Self { turned: !self.turned, ..self }
     }
 }
 
-fn rows(data: &[f32], rows: usize, cols: usize) -> Result<Mat<'_, f32>> {
-    Mat::row_major(data, rows, cols).map_err(told)
+impl Linear {
+    fn product(&self, a: Rows<'_>, b: Rows<'_>) -> Result<Vec<f32>> {
+        match self.precision {
+            Precision::F32 => product(a.of(a.data)?, b.of(b.data)?),
+            Precision::Bf16 => {
+                let [x, y] = [a.data, b.data].map(rounded);
+                product(a.of(&x)?, b.of(&y)?)
+            }
+        }
+    }
+}
+
+fn rounded(data: &[f32]) -> Vec<bf16> {
+    let mut out = vec![bf16::ZERO; data.len()];
+    out.convert_from_f32_slice(data);
+    out
+}
+
+/// a b.
+fn product<T: Element>(a: Mat<'_, T>, b: Mat<'_, T>) -> Result<Vec<f32>> {
+    let ((isa, pool), cols) = (backend(), b.cols());
+    let mut out = vec![0.0; a.rows() * cols];
+    gemm(isa, pool, a, b, Out::set(&mut out, cols)).map_err(told)?;
+    Ok(out)
+}
+
+fn rows(data: &[f32], rows: usize, cols: usize) -> Rows<'_> {
+    Rows { data, rows, cols, turned: false }
 }
 
 impl Op for Linear {
     const NAME: &'static str = "linear";
 
     fn forward(&self, inputs: &[&[f32]]) -> Result<(Vec<f32>, Shape)> {
-        let Self { rows: r, n, k, ref shape } = *self;
-        let out = Self::product(rows(inputs[0], r, k), rows(inputs[1], n, k).map(Mat::t))?;
+        let Self { rows: r, n, k, ref shape, .. } = *self;
+        let out = self.product(rows(inputs[0], r, k), rows(inputs[1], n, k).t())?;
         Ok((out, Shape::from(shape.as_slice())))
     }
 
     fn backward(&self, inputs: &[&[f32]], _: &[f32], grad: &[f32]) -> Result<Vec<Vec<f32>>> {
         let Self { rows: r, n, k, .. } = *self;
-        let dx = Self::product(rows(grad, r, n), rows(inputs[1], n, k))?;
-        let dw = Self::product(rows(grad, r, n).map(Mat::t), rows(inputs[0], r, k))?;
+        let dx = self.product(rows(grad, r, n), rows(inputs[1], n, k))?;
+        let dw = self.product(rows(grad, r, n).t(), rows(inputs[0], r, k))?;
         Ok(vec![dx, dw])
     }
 }

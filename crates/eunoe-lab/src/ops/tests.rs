@@ -43,7 +43,7 @@ fn check(what: &str, shapes: &[&[usize]], op: &dyn Fn(&[Tensor]) -> Result<Tenso
 
 #[test]
 fn products() {
-    check("linear", &[&[2, 5, 33], &[17, 33]], &|x| linear(&x[0], &x[1]));
+    check("linear", &[&[2, 5, 33], &[17, 33]], &|x| linear(&x[0], &x[1], Precision::F32));
     check("matmul", &[&[2, 3, 5, 33], &[2, 3, 33, 7]], &|x| matmul(&x[0], &x[1]));
     check("matmul of transposed", &[&[2, 3, 33, 5], &[2, 3, 7, 33]], &|x| matmul(&x[0].t()?, &x[1].t()?));
     check("matmul of swapped heads", &[&[2, 5, 3, 4], &[2, 6, 3, 4]], &|x| {
@@ -105,4 +105,26 @@ fn a_target_that_is_no_class_is_an_error() {
     let target = Tensor::new(&[3u32], &Device::Cpu).unwrap();
     assert!(nll(&logits, &target).is_err());
     assert!(nll(&logits.to_dtype(DType::F64).unwrap(), &target).is_err());
+}
+
+#[test]
+fn products_in_bf16_round_what_goes_in_and_nothing_else() {
+    let matrix = |rows: usize, cols: usize, of: fn(usize) -> f32| {
+        let values: Vec<f32> = (0..rows * cols).map(of).collect();
+        Var::from_tensor(&Tensor::from_vec(values, (rows, cols), &Device::Cpu).unwrap()).unwrap()
+    };
+    let run = |x: &Var, w: &Var, precision| {
+        let y = linear(x, w, precision).unwrap();
+        let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        [y, grads.get(x).unwrap().clone(), grads.get(w).unwrap().clone()]
+            .map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+    };
+    // small whole numbers have 8 bits of mantissa, and so have their products here
+    let (x, w) = (matrix(3, 4, |n| (n % 3) as f32 - 1.0), matrix(2, 4, |n| (n % 2) as f32));
+    assert_eq!(run(&x, &w, Precision::Bf16), run(&x, &w, Precision::F32));
+    // 1 + 1/256 needs one bit more: it becomes 1 on the way in, and sums of it do not
+    let odd = matrix(3, 4, |_| 1.0 + 1.0 / 256.0);
+    let ones = matrix(2, 4, |_| 1.0);
+    assert_eq!(run(&odd, &ones, Precision::Bf16)[0], [4.0; 6]);
+    assert_eq!(run(&odd, &ones, Precision::F32)[0], [4.015_625; 6]);
 }

@@ -6,6 +6,7 @@ use eunoe_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::nets::Config;
+use crate::ops::Precision;
 
 /// Tokens of a pass.
 const MOST_TOKENS: usize = 1 << 22;
@@ -58,6 +59,8 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// The longest gradient that is followed as it is; 0 for any.
     pub clip: f64,
+    /// Of products with weights: `f32` or `bf16`. Parameters, moments, states and sums stay f32.
+    pub precision: Precision,
     /// Seed of the first weights and of the batches.
     pub seed: u64,
     /// Steps between two evaluations on what is held out; 0 for one at the end.
@@ -82,6 +85,7 @@ impl Default for TrainConfig {
             eps: 1e-8,
             weight_decay: 0.1,
             clip: 1.0,
+            precision: Precision::F32,
             seed: 0,
             evaluate_every: 0,
             evaluate_windows: 256,

@@ -3,11 +3,13 @@
 mod checkpoint;
 mod config;
 mod optimizer;
+mod page;
 mod run;
 mod step;
 
 pub use checkpoint::{Checkpoint, load_params, read_header, write_whole};
 pub use config::{Data, RunConfig, TrainConfig};
 pub use optimizer::{AdamW, Clip, Grads};
+pub use page::page;
 pub use run::{Progress, Row, evaluate, train};
 pub use step::{Step, Trainee};

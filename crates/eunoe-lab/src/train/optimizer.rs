@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor, Var};
 use eunoe_kernels::grad::adamw as kernel;
 
 use super::TrainConfig;
@@ -135,7 +135,7 @@ impl AdamW {
     /// # Errors
     /// Those of tensor work.
     pub fn step(&mut self, params: &Params, grads: &Grads, passes: usize) -> Result<Clip> {
-        let norm = grads.norm(params)? / passes as f64;
+        let norm = grads.norm()? / passes as f64;
         if !norm.is_finite() {
             return Ok(Clip { norm, scale: 0.0 });
         }
@@ -179,20 +179,25 @@ impl Grads {
         Ok(())
     }
 
-    fn norm(&self, params: &Params) -> Result<f64> {
-        let mut square = 0.0;
-        for (name, _) in params.iter() {
-            if let Some(grad) = self.0.get(name) {
-                square += ops::sum_squares(grad)?;
-            }
+    fn norm(&self) -> Result<f64> {
+        let all: Vec<&Tensor> = self.0.values().collect();
+        if !ops::fits(&all) {
+            // one number comes back from the device, not one per parameter
+            let squares = all.iter().map(|grad| grad.sqr()?.sum_all()?.to_dtype(DType::F64));
+            let squares = squares.collect::<Result<Vec<_>>>()?;
+            return if squares.is_empty() {
+                Ok(0.0)
+            } else {
+                Tensor::stack(&squares, 0)?.sum_all()?.sqrt()?.to_scalar()
+            };
         }
-        Ok(square.sqrt())
+        Ok(all.into_iter().map(ops::sum_squares).sum::<Result<f64>>()?.sqrt())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     use super::*;
 

@@ -50,6 +50,7 @@ impl Trainee {
     /// Those of [`Decoder::new`].
     pub fn new(model: &Config, config: &TrainConfig, device: &Device) -> Result<Self> {
         let mut params = Params::new(config.seed, DType::F32, device);
+        params.precision = config.precision;
         let model = Decoder::new(model, &mut params)?;
         let adam = AdamW::new(&params, config).map_err(invalid)?;
         Ok(Self { model, params, adam, config: config.clone() })

@@ -63,7 +63,11 @@ pub(super) fn section(data: &Data<'_>, standings: &[Standing<'_>], extra: &Extra
         near: near(data),
         notes: &extra.notes,
     };
-    Ok(Section { id: "findings", title: "What was found", body: render("headline.html", &headline)? })
+    Ok(Section {
+        id: "findings".into(),
+        title: "What was found".into(),
+        body: render("headline.html", &headline)?,
+    })
 }
 
 pub(super) fn how(data: &Data<'_>) -> Result<Section> {
@@ -73,7 +77,7 @@ pub(super) fn how(data: &Data<'_>) -> Result<Section> {
         has_full: bool,
     }
     let body = render("how.html", &How { legend: data.legend(), has_full: data.has_full() })?;
-    Ok(Section { id: "how", title: "How to read this", body })
+    Ok(Section { id: "how".into(), title: "How to read this".into(), body })
 }
 
 /// What was run, after the name of the model.

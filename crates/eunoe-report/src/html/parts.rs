@@ -1,5 +1,6 @@
 //! What pages are made of: sections, figures, tables, and the templates that write them.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use eunoe_core::{Error, Result};
@@ -24,9 +25,9 @@ const TEMPLATES: [(&str, &str); 6] = [
 #[derive(Serialize)]
 pub struct Section {
     /// Its place in addresses.
-    pub id: &'static str,
+    pub id: Cow<'static, str>,
     /// In the contents and above it.
-    pub title: &'static str,
+    pub title: Cow<'static, str>,
     /// HTML.
     pub body: String,
 }
@@ -175,7 +176,7 @@ pub fn groups(
         groups: &'a [Group],
     }
     let body = render("groups.html", &Groups { intro, groups })?;
-    Ok(Some(Section { id, title, body }))
+    Ok(Some(Section { id: id.into(), title: title.into(), body }))
 }
 
 /// Fills a template.

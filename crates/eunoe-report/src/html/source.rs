@@ -68,7 +68,7 @@ pub(super) fn prompts(data: &Data<'_>) -> Result<Option<Section>> {
         return Ok(None);
     }
     let body = render("prompts.html", &Prompts { prompts })?;
-    Ok(Some(Section { id: "prompts", title: "What the model read", body }))
+    Ok(Some(Section { id: "prompts".into(), title: "What the model read".into(), body }))
 }
 
 /// Head, characters left out, tail.
@@ -89,7 +89,7 @@ pub(super) fn manifest(data: &Data<'_>, extra: &Extra) -> Result<Option<Section>
     let command = extra.command.clone().unwrap_or_else(|| command(data.manifest));
     let again = Again { json, command, is_own: extra.command.is_some() };
     let body = render("manifest.html", &again)?;
-    Ok(Some(Section { id: "again", title: "Run it again", body }))
+    Ok(Some(Section { id: "again".into(), title: "Run it again".into(), body }))
 }
 
 /// The command that a manifest stands for.

@@ -1,12 +1,13 @@
 //! What a grid found: tables and charts of accuracy against the bytes of state.
 
 use eunoe_core::{Error, Result};
-use eunoe_report::parts::{self, Cell as Item, Figure, Group, Table};
+use eunoe_report::parts::{self, Cell as Item, Figure, Group, Section, Table};
 use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
 use eunoe_report::units::{bytes, count, counted, seconds};
 
 use super::{Ended, Line, Manifest, Record, Settings};
 use crate::bench::grid::mean_sd;
+use crate::bench::page::{Head, Page};
 use crate::streams::MqarShape;
 
 const TITLE: &str = "Multi-query associative recall";
@@ -92,74 +93,6 @@ impl<'a> Report<'a> {
 
     fn grid(&self) -> &Settings {
         &self.manifest.settings.grid
-    }
-
-    /// Files of charts beside the page for docs, one per shape: name and SVG.
-    pub fn charts(&self) -> Vec<(String, String)> {
-        let name = |shape: &MqarShape| format!("t{}-n{}.svg", shape.t, shape.pairs);
-        let shapes = self.grid().shapes.iter().enumerate();
-        shapes.map(|(at, shape)| (name(shape), self.plot(at).file())).collect()
-    }
-
-    /// The page for docs; it shows the [charts](Report::charts).
-    pub fn markdown(&self) -> String {
-        let mut out = format!("# {TITLE}\n\n{LEAD}.\n\n");
-        for text in self.how() {
-            out += &format!("{text}\n\n");
-        }
-        let parts = [
-            ("Accuracy", RULE, self.accuracies()),
-            ("Guessing", "", self.floors()),
-            ("Cost", "Seconds are those of one training, validation included.", self.costs()),
-            ("Rates", "Validation accuracy on the largest shape, mean of seeds.", self.rates()),
-        ];
-        for (title, note, table) in parts {
-            let note = if note.is_empty() { String::new() } else { format!("{note}\n\n") };
-            out += &format!("## {title}\n\n{note}{}\n", table.markdown());
-        }
-        out +=
-            "## Accuracy against bytes of state\n\nThe dotted line is a guess among the values in context.\n";
-        for (shape, (name, _)) in self.grid().shapes.iter().zip(self.charts()) {
-            out += &format!("\n![{}]({name})\n", self.chart_name(*shape));
-        }
-        out
-    }
-
-    /// The page by itself.
-    ///
-    /// # Errors
-    /// A page that cannot be written.
-    pub fn html(&self) -> Result<String> {
-        let table = |title: &str, note: &str, table| Group {
-            title: title.into(),
-            note: note.into(),
-            table: Some(table),
-            ..Group::default()
-        };
-        let found = [table("", RULE, self.accuracies()), table("Guessing", "", self.floors())];
-        let shapes = self.grid().shapes.iter().enumerate();
-        let figure = |(at, shape): (usize, &MqarShape)| Figure {
-            title: self.chart_name(*shape),
-            svg: self.plot(at).svg(),
-            ..Figure::default()
-        };
-        let charts = Group {
-            note: "The dotted line is a guess among the values in context.".into(),
-            figures: shapes.map(figure).collect(),
-            ..Group::default()
-        };
-        let cost = [
-            table("", "Seconds are those of one training, validation included.", self.costs()),
-            table("Rates", "Validation accuracy on the largest shape, mean of seeds.", self.rates()),
-        ];
-        let sections = [
-            parts::groups("findings", "Accuracy", &[], &found)?,
-            parts::groups("state", "Accuracy against bytes of state", &[], &[charts])?,
-            parts::groups("cost", "Cost and rates", &[], &cost)?,
-            parts::groups("how", "How it was measured", &self.how(), &[])?,
-        ];
-        let sections: Vec<_> = sections.into_iter().flatten().collect();
-        eunoe_report::document(TITLE, LEAD, &self.manifest.version, &sections)
     }
 
     fn how(&self) -> Vec<String> {
@@ -309,6 +242,73 @@ impl<'a> Report<'a> {
         };
         plot.curves = self.families().iter().enumerate().map(curve).collect();
         plot
+    }
+}
+
+impl Page for Report<'_> {
+    fn head(&self) -> Head<'_> {
+        Head { title: TITLE, lead: LEAD, version: &self.manifest.version }
+    }
+
+    fn charts(&self) -> Vec<(String, String)> {
+        let name = |shape: &MqarShape| format!("t{}-n{}.svg", shape.t, shape.pairs);
+        let shapes = self.grid().shapes.iter().enumerate();
+        shapes.map(|(at, shape)| (name(shape), self.plot(at).file())).collect()
+    }
+
+    fn markdown(&self) -> String {
+        let mut out = format!("# {TITLE}\n\n{LEAD}.\n\n");
+        for text in self.how() {
+            out += &format!("{text}\n\n");
+        }
+        let parts = [
+            ("Accuracy", RULE, self.accuracies()),
+            ("Guessing", "", self.floors()),
+            ("Cost", "Seconds are those of one training, validation included.", self.costs()),
+            ("Rates", "Validation accuracy on the largest shape, mean of seeds.", self.rates()),
+        ];
+        for (title, note, table) in parts {
+            let note = if note.is_empty() { String::new() } else { format!("{note}\n\n") };
+            out += &format!("## {title}\n\n{note}{}\n", table.markdown());
+        }
+        out +=
+            "## Accuracy against bytes of state\n\nThe dotted line is a guess among the values in context.\n";
+        for (shape, (name, _)) in self.grid().shapes.iter().zip(self.charts()) {
+            out += &format!("\n![{}]({name})\n", self.chart_name(*shape));
+        }
+        out
+    }
+
+    fn sections(&self) -> Result<Vec<Section>> {
+        let table = |title: &str, note: &str, table| Group {
+            title: title.into(),
+            note: note.into(),
+            table: Some(table),
+            ..Group::default()
+        };
+        let found = [table("", RULE, self.accuracies()), table("Guessing", "", self.floors())];
+        let shapes = self.grid().shapes.iter().enumerate();
+        let figure = |(at, shape): (usize, &MqarShape)| Figure {
+            title: self.chart_name(*shape),
+            svg: self.plot(at).svg(),
+            ..Figure::default()
+        };
+        let charts = Group {
+            note: "The dotted line is a guess among the values in context.".into(),
+            figures: shapes.map(figure).collect(),
+            ..Group::default()
+        };
+        let cost = [
+            table("", "Seconds are those of one training, validation included.", self.costs()),
+            table("Rates", "Validation accuracy on the largest shape, mean of seeds.", self.rates()),
+        ];
+        let sections = [
+            parts::groups("findings", "Accuracy", &[], &found)?,
+            parts::groups("state", "Accuracy against bytes of state", &[], &[charts])?,
+            parts::groups("cost", "Cost and rates", &[], &cost)?,
+            parts::groups("how", "How it was measured", &self.how(), &[])?,
+        ];
+        Ok(sections.into_iter().flatten().collect())
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) fn train(
         told.step(taken, step.loss);
         if taken == 1 || taken.is_multiple_of(every) || taken == config.steps {
             let point = point(settings, texts, &trainee, device).map_err(invalid)?;
-            told.valid("loss", point.valid);
+            told.valid("loss", point.valid.unwrap_or(f64::NAN));
             curve.push(point);
         }
         if taken == config.steps {
@@ -70,6 +70,7 @@ pub(super) fn train(
 fn point(settings: &Settings, texts: &Texts, trainee: &Trainee, device: &Device) -> crate::Result<Point> {
     let t = settings.train.seq_len;
     let valid = mean(&by_position(&trainee.model, &texts.valid, (t, t), settings.windows, device)?);
+    let valid = Some(valid).filter(|valid| valid.is_finite());
     Ok(Point { step: trainee.adam.step, valid, sink: sink(&trainee.model, &texts.valid, device)? })
 }
 

@@ -9,6 +9,7 @@ use eunoe_report::units::{bytes, count, counted, seconds};
 
 use super::{Ended, Line, Manifest, Record, Settings, best_rate};
 use crate::bench::grid::mean_sd;
+use crate::bench::page::{Head, Page};
 
 const RULE: &str = "Mean of the seeds ± their standard deviation, at the rate that loses least on validation texts. Beside the \
                     first pattern: a difference below two standard deviations (the root of the mean of both variances) is a tie.";
@@ -100,7 +101,7 @@ impl<'a> Report<'a> {
             (
                 "training.svg",
                 "Validation loss over training".to_owned(),
-                self.training(|p| Some(p.valid / LN_2), &self.unit()),
+                self.training(|p| p.valid.map(|nats| nats / LN_2), &self.unit()),
             ),
             ("positions.svg", "Loss by position, the state carried on".to_owned(), self.by_position()),
             ("state.svg", "Loss against bytes of state".to_owned(), self.by_state()),
@@ -114,11 +115,6 @@ impl<'a> Report<'a> {
             ));
         }
         plots
-    }
-
-    /// Files of charts beside the page for docs: name and SVG.
-    pub fn charts(&self) -> Vec<(String, String)> {
-        self.plots().into_iter().map(|(name, _, plot)| (name.to_owned(), plot.file())).collect()
     }
 
     fn tables(&self) -> Vec<(&'static str, String, Table)> {
@@ -142,54 +138,6 @@ impl<'a> Report<'a> {
             self.costs(),
         ));
         tables
-    }
-
-    /// The page for docs; it shows the [charts](Report::charts).
-    pub fn markdown(&self) -> String {
-        let mut out = format!("# {}\n\n", self.grid().title);
-        for text in self.how() {
-            out += &format!("{text}\n\n");
-        }
-        for (title, note, table) in self.tables() {
-            out += &format!("## {title}\n\n{note}\n\n{}\n", table.markdown());
-        }
-        out += "## Charts\n";
-        for (file, name, _) in self.plots() {
-            out += &format!("\n![{name}]({file})\n");
-        }
-        out
-    }
-
-    /// The parts of a page.
-    ///
-    /// # Errors
-    /// A page that cannot be written.
-    pub fn sections(&self) -> Result<Vec<Section>> {
-        let figure =
-            |(_, title, plot): (_, String, Plot)| Figure { title, svg: plot.svg(), ..Figure::default() };
-        let charts = Group { figures: self.plots().into_iter().map(figure).collect(), ..Group::default() };
-        let table = |(title, note, table): (&str, String, Table)| Group {
-            title: title.into(),
-            note,
-            table: Some(table),
-            ..Group::default()
-        };
-        let tables: Vec<Group> = self.tables().into_iter().map(table).collect();
-        let sections = [
-            parts::groups("findings", "Findings", &[], &tables)?,
-            parts::groups("charts", "Charts", &[], &[charts])?,
-            parts::groups("how", "How it was measured", &self.how(), &[])?,
-        ];
-        Ok(sections.into_iter().flatten().collect())
-    }
-
-    /// The page by itself.
-    ///
-    /// # Errors
-    /// A page that cannot be written.
-    pub fn html(&self) -> Result<String> {
-        let lead = "Language models of one size, by what stands between their tokens";
-        eunoe_report::document(&self.grid().title, lead, &self.manifest.version, &self.sections()?)
     }
 
     fn how(&self) -> Vec<String> {
@@ -375,6 +323,51 @@ impl<'a> Report<'a> {
         let label =
             format!("bytes of state at {} {}s, all layers", self.grid().train.seq_len, self.grid().symbol);
         plot(&self.unit(), &label, Kind::Bytes, curves)
+    }
+}
+
+impl Page for Report<'_> {
+    fn head(&self) -> Head<'_> {
+        let lead = "Language models of one size, by what stands between their tokens";
+        Head { title: &self.grid().title, lead, version: &self.manifest.version }
+    }
+
+    fn charts(&self) -> Vec<(String, String)> {
+        self.plots().into_iter().map(|(name, _, plot)| (name.to_owned(), plot.file())).collect()
+    }
+
+    fn markdown(&self) -> String {
+        let mut out = format!("# {}\n\n", self.grid().title);
+        for text in self.how() {
+            out += &format!("{text}\n\n");
+        }
+        for (title, note, table) in self.tables() {
+            out += &format!("## {title}\n\n{note}\n\n{}\n", table.markdown());
+        }
+        out += "## Charts\n";
+        for (file, name, _) in self.plots() {
+            out += &format!("\n![{name}]({file})\n");
+        }
+        out
+    }
+
+    fn sections(&self) -> Result<Vec<Section>> {
+        let figure =
+            |(_, title, plot): (_, String, Plot)| Figure { title, svg: plot.svg(), ..Figure::default() };
+        let charts = Group { figures: self.plots().into_iter().map(figure).collect(), ..Group::default() };
+        let table = |(title, note, table): (&str, String, Table)| Group {
+            title: title.into(),
+            note,
+            table: Some(table),
+            ..Group::default()
+        };
+        let tables: Vec<Group> = self.tables().into_iter().map(table).collect();
+        let sections = [
+            parts::groups("findings", "Findings", &[], &tables)?,
+            parts::groups("charts", "Charts", &[], &[charts])?,
+            parts::groups("how", "How it was measured", &self.how(), &[])?,
+        ];
+        Ok(sections.into_iter().flatten().collect())
     }
 }
 

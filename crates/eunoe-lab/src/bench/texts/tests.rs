@@ -1,5 +1,5 @@
 use super::*;
-use crate::bench::ITEMS;
+use crate::bench::{ITEMS, MANIFEST, Page as _, together};
 use crate::device::Devices;
 
 struct Silent;
@@ -140,4 +140,12 @@ fn a_training_that_diverges_is_a_result() {
         page.contains("| softmax\\_attention | – | 1 diverged | 1000000000000000000000000000000 |"),
         "{page}"
     );
+    // a page of several folders has the parts of each under names of their own
+    let here = dir.path().to_owned();
+    let both = together("Both", &[here.clone(), here.clone()]).unwrap();
+    assert!(both.contains("<section id=\"1-findings\"") && both.contains("<section id=\"2-findings\""));
+    assert!(both.contains("Books, byte by byte: Findings"));
+    std::fs::write(here.join(MANIFEST), "{\"benchmark\": \"other\"}").unwrap();
+    let error = together("Both", &[here]).unwrap_err().to_string();
+    assert!(error.contains("not a benchmark of the lab"), "{error}");
 }

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use eunoe_lab::bench::Workers;
 use eunoe_lab::bench::mqar::{self, Line, Report, Settings};
+use eunoe_lab::bench::{Page as _, Workers};
 use eunoe_lab::device::Devices;
 use eunoe_lab::streams::MqarShape;
-use eunoe_lab::train::write_whole;
 use serde::Serialize;
 
 use crate::commands::bars::Bars;
@@ -113,12 +112,7 @@ pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     let (manifest, lines) = mqar::run(&settings, &args.out, workers, &bars)?;
     bars.clear()?;
     let report = Report::new(&manifest, &lines)?;
-    let path = args.out.join("report.md");
-    for (name, svg) in report.charts() {
-        write_whole(&args.out.join(name), svg.as_bytes())?;
-    }
-    write_whole(&args.out.join("report.html"), report.html()?.as_bytes())?;
-    write_whole(&path, report.markdown().as_bytes())?;
+    let path = report.write(&args.out)?;
     if json {
         return out::json(&Done { report: path.display().to_string(), lines });
     }

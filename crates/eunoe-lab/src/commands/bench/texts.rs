@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use eunoe_lab::bench::Workers;
 use eunoe_lab::bench::texts::{self, Line, Report, Settings, Texts};
+use eunoe_lab::bench::{Page as _, Workers};
 use eunoe_lab::device::Devices;
 use eunoe_lab::streams::Bytes;
-use eunoe_lab::train::write_whole;
 use serde::Serialize;
 
 use crate::commands::bars::Bars;
@@ -132,12 +131,7 @@ impl Options {
         let (manifest, lines) = texts::run(&settings, texts, &self.out, workers, &bars)?;
         bars.clear()?;
         let report = Report::new(&manifest, &lines)?;
-        let path = self.out.join("report.md");
-        for (name, svg) in report.charts() {
-            write_whole(&self.out.join(name), svg.as_bytes())?;
-        }
-        write_whole(&self.out.join("report.html"), report.html()?.as_bytes())?;
-        write_whole(&path, report.markdown().as_bytes())?;
+        let path = report.write(&self.out)?;
         if json {
             return out::json(&Done { report: path.display().to_string(), lines });
         }

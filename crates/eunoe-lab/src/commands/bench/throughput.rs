@@ -1,8 +1,11 @@
 //! `eunoe-lab bench throughput`: what a token costs at which length.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use candle_core::Device;
-use eunoe_lab::bench::throughput::{self, Row, Settings};
+use eunoe_lab::bench::throughput::{self, Report, Row, Settings};
+use eunoe_lab::bench::{Manifest, Page as _, Workers};
+use eunoe_lab::device::Devices;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -37,6 +40,9 @@ pub(crate) struct Args {
     /// Measurements of each; the median counts
     #[arg(long, default_value_t = 5)]
     turns: usize,
+    /// Folder of the results and the report; without one the report is printed
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -50,7 +56,7 @@ struct Document<'a> {
 ///
 /// # Errors
 /// Those of the measurement.
-pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
+pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     let settings = Settings {
         mixers: args.mixers.iter().map(|phrase| phrase.trim().to_owned()).collect(),
         d_model: args.d_model,
@@ -63,34 +69,28 @@ pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     let count = settings.mixers.len() * (settings.lengths.len() + settings.positions.len());
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?;
     let bar = ProgressBar::new(count as u64).with_style(style);
-    let rows = throughput::measure(&settings, device, &mut |row| {
+    let mut told = |row: &Row| {
         bar.inc(1);
-        bar.set_message(format!("{}, {} at {}", row.mixer, row.kind, row.at));
-    });
+        bar.set_message(format!("{}, {:?} at {}", row.mixer, row.kind, row.at).to_lowercase());
+    };
+    let workers = Workers { count: 1, devices };
+    let (manifest, rows) = match &args.out {
+        Some(dir) => throughput::run(&settings, dir, workers, &mut told)?,
+        None => {
+            let rows = throughput::measure(&settings, &devices.one()?, &mut told)?;
+            (Manifest::here("throughput", settings, workers), rows)
+        }
+    };
     bar.finish_and_clear();
-    let rows = rows?;
-    let slopes = settings.mixers.iter().map(|mixer| (mixer.as_str(), throughput::slope(&rows, mixer)));
-    let slopes: Vec<_> = slopes.collect();
+    let report = Report::new(&manifest, &rows)?;
+    let path = args.out.as_ref().map(|dir| report.write(dir)).transpose()?;
     if json {
-        return out::json(&Document { settings: &settings, rows: &rows, slopes });
+        let settings = &manifest.settings;
+        let slopes = settings.mixers.iter().map(|mixer| (mixer.as_str(), throughput::slope(&rows, mixer)));
+        return out::json(&Document { settings, rows: &rows, slopes: slopes.collect() });
     }
-    table(&settings, &rows, &slopes)
-}
-
-/// Mixers down; tokens per second at each length and position, the slope, and the state.
-fn table(settings: &Settings, rows: &[Row], slopes: &[(&str, Option<f64>)]) -> Result<()> {
-    let names =
-        |word: &str, list: &[usize]| list.iter().map(|n| format!(" {word} {n} |")).collect::<String>();
-    let (lengths, positions) = (names("T", &settings.lengths), names("at", &settings.positions));
-    out::line(&format!("| mixer |{lengths} slope |{positions} state, bytes |"))?;
-    out::line(&format!("|{}", "---|".repeat(3 + settings.lengths.len() + settings.positions.len())))?;
-    for (mixer, slope) in slopes {
-        let of = |kind| rows.iter().filter(move |row| row.mixer == **mixer && row.kind == kind);
-        let speeds = |kind| of(kind).map(|row| format!(" {:.0} |", row.tokens_per_s)).collect::<String>();
-        let slope = slope.map_or("-".into(), |slope| format!("{slope:.2}"));
-        let bytes: Vec<String> = of("decode").map(|row| row.state_bytes.to_string()).collect();
-        let (training, decode) = (speeds("training"), speeds("decode"));
-        out::line(&format!("| `{mixer}` |{training} {slope} |{decode} {} |", bytes.join(", ")))?;
+    match path {
+        Some(path) => out::line(&format!("`{}`", path.display())),
+        None => out::line(report.markdown().trim_end()),
     }
-    Ok(())
 }
