@@ -128,6 +128,35 @@ fn each_known_pre_tokenizer_is_recognised() {
     }
 }
 
+/// A post-processor that puts `name` in front of a text, with these ids.
+fn begins_with(name: &str, ids: Value) -> Value {
+    json!({ "type": "TemplateProcessing",
+            "single": [{ "SpecialToken": { "id": name, "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "special_tokens": { name: { "id": name, "ids": ids, "tokens": [name] } } })
+}
+
+#[test]
+fn the_first_token_is_the_one_that_the_template_numbers() {
+    let with = |steps: Value| {
+        let mut model = model("llama", true);
+        model.tokenizer["post_processor"] = json!({ "type": "Sequence", "processors": steps });
+        model
+    };
+    let folder = written(&with(json!([begins_with("the start", json!([97]))])), Dtype::F16, 1);
+    assert_eq!(open(folder.path(), Arithmetic::Fast).unwrap().tokenizer.encode_prompt("b"), [97, 98]);
+    let first = begins_with("a", json!([97]));
+    for (steps, says) in [
+        (json!([first, begins_with("b", json!([98]))]), "puts two tokens in front"),
+        (json!([begins_with("a", json!([98]))]), "gives `a` id 98, the tokens say 97"),
+        (json!([begins_with("x y", json!([257]))]), "gives `x y` id 257, which no token has"),
+        (json!([begins_with("a", json!([97, 98]))]), "gives `a` no id, or several"),
+        (json!([begins_with("a", json!([-1]))]), "gives `a` no id, or several"),
+    ] {
+        let error = error(&with(steps), |_| ());
+        assert!(error.contains(says), "{error}");
+    }
+}
+
 #[test]
 fn neighbours_of_the_tokenizer_say_what_is_special() {
     let mut model = model("llama", true);
@@ -135,8 +164,7 @@ fn neighbours_of_the_tokenizer_say_what_is_special() {
     model.config["bos_token_id"] = 1.into();
     model.tokenizer["post_processor"] = json!({ "type": "Sequence", "processors": [
         { "type": "ByteLevel", "trim_offsets": false },
-        { "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "a", "type_id": 0 } },
-                                                   { "Sequence": { "id": "A", "type_id": 0 } }] },
+        begins_with("a", json!([97])),
     ] });
     let folder = written(&model, Dtype::BF16, 1);
     let says = |name: &str, what: &str| fs::write(folder.path().join(name), what).unwrap();
@@ -232,7 +260,7 @@ fn what_a_config_asks_for_and_is_not_done_is_named() {
         ),
         ("llama", "model_type", json!("qwen2"), "no tensor `model.layers.0.self_attn.q_proj.bias`"),
         ("llama", "tie_word_embeddings", json!(true), "tensor `lm_head.weight` is not part"),
-        ("llama", "eos_token_id", json!(260), "the vocabulary has 260 tokens"),
+        ("llama", "eos_token_id", json!([256, 260]), "`config.json`: `eos_token_id` 260: the vocabulary has"),
     ] {
         let mut model = model(arch, false);
         model.config[key] = value;
@@ -333,6 +361,10 @@ fn files_that_are_missing_or_broken_are_named() {
             .contains("no token is called `zz`")
     );
     assert!(error(&llama, is("generation_config.json", b"3")).contains("generation_config.json`:"));
+    assert!(
+        error(&llama, is("generation_config.json", br#"{"eos_token_id": [9, 260]}"#))
+            .contains("`generation_config.json`: `eos_token_id` 260: the vocabulary has 260 tokens")
+    );
     assert!(error(&llama, is("chat_template.jinja", b"ab\xff")).contains("not UTF-8 (at byte 2)"));
     assert!(error(&llama, is("chat_template.jinja", b"{% if %}")).contains("chat template"));
     assert!(error(&llama, is("model.safetensors", b"")).contains("the file is empty"));

@@ -74,6 +74,17 @@ impl Lab {
     }
 }
 
+/// A head's row, rotated by hand to where it stands at `pos`.
+pub(crate) fn turned(row: &[f64], pos: usize, base: f64) -> Vec<f64> {
+    let half = row.len() / 2;
+    let angle = |i: usize| pos as f64 * base.powf(-(i as f64) / half as f64);
+    let at = |i: usize| match i < half {
+        true => row[i] * angle(i).cos() - row[i + half] * angle(i).sin(),
+        false => row[i - half] * angle(i - half).sin() + row[i] * angle(i - half).cos(),
+    };
+    (0..row.len()).map(at).collect()
+}
+
 /// Equal within `tolerance` of the largest entry.
 pub(crate) fn close(got: &[Vec<f64>], want: &[Vec<f64>], tolerance: f64) {
     assert_eq!(got.len(), want.len());

@@ -91,6 +91,12 @@ mod tests {
         for kernel in [1, 3, 4] {
             let mut lab = Lab::f64(8, 2, 2);
             let mixer = GatedConv::new(&lab.spec, kernel, 2, &mut lab.params.init()).unwrap();
+            // biases begin as 0, which would hide them
+            for (n, (_, bias)) in lab.params.iter().filter(|(name, _)| name.ends_with("bias")).enumerate() {
+                let values = (bias.var.ones_like().unwrap() * (0.3 + n as f64)).unwrap();
+                bias.var.set(&values).unwrap();
+            }
+            let bias: Vec<f64> = lab.params.get("conv.bias").unwrap().var.to_vec1().unwrap();
             let x = lab.input(1, 6);
             let (y, _) = mixer.run(&x, State::default(), &mut Ctx::default()).unwrap();
             let rows: Vec<Vec<f64>> = x.get(0).unwrap().to_vec2().unwrap();
@@ -98,7 +104,7 @@ mod tests {
             let filter: Vec<Vec<f64>> = mixer.conv.weight().to_vec2().unwrap();
             let cell = |t: usize, c: usize| {
                 let seen = (0..kernel).filter(|j| t + j + 1 >= kernel);
-                let a: f64 = seen.map(|j| filter[j][c] * u[t + j + 1 - kernel][c]).sum();
+                let a = bias[c] + seen.map(|j| filter[j][c] * u[t + j + 1 - kernel][c]).sum::<f64>();
                 a / (1.0 + (-a).exp()) * gate[t][c]
             };
             let inner: Vec<Vec<f64>> = (0..6).map(|t| (0..16).map(|c| cell(t, c)).collect()).collect();

@@ -135,6 +135,7 @@ mod tests {
             let mut lab = Lab::f64(8, 2, 2);
             (lab.spec.layer, lab.spec.layers) = (0, 3);
             let mixer = LightningAttention::new(&lab.spec, chunk, decays, &mut lab.params.init()).unwrap();
+            assert_eq!(mixer.decay, if decays { decays_of(&lab.spec) } else { vec![1.0; 2] });
             let x = lab.input(1, t);
             let (y, _) = mixer.run(&x, State::default(), &mut Ctx::default()).unwrap();
             let want = slow(&mixer, &x.get(0).unwrap().to_vec2().unwrap());

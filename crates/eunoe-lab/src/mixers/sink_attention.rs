@@ -164,7 +164,7 @@ impl Mixer for SinkAttention {
 mod tests {
     use super::super::softmax_attention::SoftmaxAttention;
     use super::*;
-    use crate::laws::{Lab, close};
+    use crate::laws::{Lab, close, turned};
     use crate::nets::Params;
 
     fn made(form: &'static str) -> (Lab, SinkAttention) {
@@ -186,6 +186,62 @@ mod tests {
         };
         mixer.run(x, State::default(), &mut Ctx { probe: Some(&mut keep), ..Ctx::default() }).unwrap();
         seen.unwrap()
+    }
+
+    /// The double loop over tokens, head by head, with the table's f and Z.
+    fn slow(mixer: &SinkAttention, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let (heads, d, base) = (mixer.spec.heads, mixer.spec.head_dim(), mixer.spec.rope_base);
+        let [q, k, v] = [0, 1, 2].map(|n| Lab::rows(&mixer.qkv[n], x));
+        let [k_star, v_star] = [&mixer.k_bias, &mixer.v_bias].map(|bias| match bias {
+            Some(bias) => bias.to_vec2::<f64>().unwrap(),
+            None => Vec::new(),
+        });
+        let mixed = |i: usize, h: usize| {
+            let part = |row: &[f64]| row[h * d..(h + 1) * d].to_vec();
+            let query = turned(&part(&q[i]), i, base);
+            let score = |key: &[f64]| (0..d).map(|n| query[n] * key[n]).sum::<f64>() / (d as f64).sqrt();
+            let (mut o, mut sum) = (vec![0.0; d], 0.0);
+            for j in 0..=i {
+                let s = score(&turned(&part(&k[j]), j, base));
+                let f = match mixer.form {
+                    "sigmoid" | "sigmoid_norm" => 1.0 / (1.0 + (-s).exp()),
+                    "elu" | "elu_norm" if s > 0.0 => s + 1.0,
+                    _ => s.exp(),
+                };
+                sum += f;
+                part(&v[j]).iter().zip(&mut o).for_each(|(v, o)| *o += f * v);
+            }
+            let rest = match mixer.form {
+                "off_by_one" => 1.0,
+                "k_bias" | "kv_bias" => score(&k_star[h]).exp(),
+                "sigmoid_norm" | "elu_norm" => 1e-8,
+                _ => 0.0,
+            };
+            let z = if ["sigmoid", "elu"].contains(&mixer.form) { 1.0 } else { sum + rest };
+            let extra = |c: usize| match mixer.form {
+                "kv_bias" => rest / z * v_star[h][c],
+                "v_bias" => v_star[h][c],
+                _ => 0.0,
+            };
+            (0..d).map(|c| o[c] / z + extra(c)).collect::<Vec<f64>>()
+        };
+        let row = |i| (0..heads).flat_map(|h| mixed(i, h)).collect();
+        Lab::rows(&mixer.out, &(0..x.len()).map(row).collect::<Vec<Vec<f64>>>())
+    }
+
+    #[test]
+    fn every_form_is_the_double_loop() {
+        for form in FORMS {
+            let (lab, mixer) = made(form);
+            for t in [1, 13] {
+                let x = lab.input(2, t);
+                let (y, _) = mixer.run(&x, State::default(), &mut Ctx::default()).unwrap();
+                for b in 0..2 {
+                    let want = slow(&mixer, &x.get(b).unwrap().to_vec2().unwrap());
+                    close(&y.get(b).unwrap().to_vec2().unwrap(), &want, 1e-12);
+                }
+            }
+        }
     }
 
     #[test]

@@ -100,31 +100,22 @@ impl Mixer for SoftmaxAttention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::laws::{Lab, close};
+    use crate::laws::{Lab, close, turned};
 
     /// The double loop over tokens, head by head.
     fn slow(mixer: &SoftmaxAttention, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let Spec { heads, kv_heads, rope_base, .. } = mixer.spec;
         let d = mixer.spec.head_dim();
-        let turned = |row: &[f64], pos: usize| -> Vec<f64> {
-            let half = d / 2;
-            let angle = |i: usize| pos as f64 * rope_base.powf(-(i as f64) / half as f64);
-            let at = |i: usize| match i < half {
-                true => row[i] * angle(i).cos() - row[i + half] * angle(i).sin(),
-                false => row[i - half] * angle(i - half).sin() + row[i] * angle(i - half).cos(),
-            };
-            (0..d).map(at).collect()
-        };
         let [q, k, v] = [&mixer.q, &mixer.k, &mixer.v].map(|w| Lab::rows(w, x));
         let head = |rows: &[Vec<f64>], i: usize, h: usize| rows[i][h * d..(h + 1) * d].to_vec();
         let mixed = (0..x.len()).map(|i| {
             let mut out = Vec::new();
             for h in 0..heads {
                 let g = h * kv_heads / heads;
-                let query = turned(&head(&q, i, h), i);
+                let query = turned(&head(&q, i, h), i, rope_base);
                 let first = mixer.window.map_or(0, |w| (i + 1).saturating_sub(w));
                 let dot = |j: usize| -> f64 {
-                    turned(&head(&k, j, g), j).iter().zip(&query).map(|(a, b)| a * b).sum()
+                    turned(&head(&k, j, g), j, rope_base).iter().zip(&query).map(|(a, b)| a * b).sum()
                 };
                 let weights: Vec<f64> = (first..=i).map(|j| (dot(j) / (d as f64).sqrt()).exp()).collect();
                 let total: f64 = weights.iter().sum();
@@ -136,6 +127,24 @@ mod tests {
             out
         });
         Lab::rows(&mixer.out, &mixed.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_map_that_is_shown_ends_at_the_window() {
+        let mut lab = Lab::f64(8, 2, 1);
+        let mixer = SoftmaxAttention::new(&lab.spec, Some(3), &mut lab.params.init()).unwrap();
+        let mut seen = Vec::new();
+        let mut keep = |_: &'static str, attn: &Tensor| {
+            seen = attn.get(0)?.get(1)?.to_vec2::<f64>()?;
+            Ok(())
+        };
+        let mut ctx = Ctx { probe: Some(&mut keep), ..Ctx::default() };
+        mixer.run(&lab.input(1, 7), State::default(), &mut ctx).unwrap();
+        assert_eq!(seen.len(), 7);
+        for (i, row) in seen.iter().enumerate() {
+            assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12, "row {i}");
+            assert!((0..7).all(|j| (row[j] > 0.0) == (j <= i && i - j < 3)), "row {i}: {row:?}");
+        }
     }
 
     #[test]

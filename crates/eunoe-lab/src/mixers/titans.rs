@@ -232,3 +232,121 @@ impl Mixer for Titans {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::laws::{Lab, close, turned};
+    use crate::nets::neural_memory::tests::{Rows, recalled, slow as remembered};
+
+    /// What the row `x` at `pos` makes of rows it sees, each with its position, and of the persistent ones.
+    fn looked(near: &Near, base: f64, (x, pos): (&[f64], usize), seen: &[(&Vec<f64>, usize)]) -> Vec<f64> {
+        let of = |n: usize, x: &[f64]| Lab::rows(&near.qkv[n], &[x.to_vec()]).remove(0);
+        let d = x.len() / near.heads;
+        let persistent = |n: usize, h: usize| match &near.persistent {
+            Some(p) => p.get(n).unwrap().get(h).unwrap().to_vec2::<f64>().unwrap(),
+            None => Vec::new(),
+        };
+        let head = |h: usize| {
+            let part = |row: Vec<f64>| row[h * d..(h + 1) * d].to_vec();
+            let q = turned(&part(of(0, x)), pos, base);
+            // learned keys stand at no position
+            let (mut keys, mut values) = (persistent(0, h), persistent(1, h));
+            for (row, at) in seen {
+                keys.push(turned(&part(of(1, row)), *at, base));
+                values.push(part(of(2, row)));
+            }
+            let weight =
+                |k: &Vec<f64>| (k.iter().zip(&q).map(|(k, q)| k * q).sum::<f64>() / (d as f64).sqrt()).exp();
+            let weights: Vec<f64> = keys.iter().map(weight).collect();
+            let mean = |c: usize| values.iter().zip(&weights).map(|(v, w)| w * v[c]).sum::<f64>();
+            (0..d).map(|c| mean(c) / weights.iter().sum::<f64>()).collect::<Vec<f64>>()
+        };
+        (0..near.heads).flat_map(head).collect()
+    }
+
+    /// Every row over the last `window`, itself included.
+    fn in_window(near: &Near, base: f64, x: &Rows) -> Rows {
+        let row = |i: usize| {
+            let seen: Vec<_> = (0..=i).filter(|j| i - j < near.window).map(|j| (&x[j], j)).collect();
+            looked(near, base, (&x[i], i), &seen)
+        };
+        (0..x.len()).map(row).collect()
+    }
+
+    fn normed(x: &Rows, gain: Option<&[f64]>, eps: f64) -> Rows {
+        let row = |row: &Vec<f64>| {
+            let rms = (row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64 + eps).sqrt();
+            (0..row.len()).map(|c| row[c] / rms * gain.map_or(1.0, |gain| gain[c])).collect()
+        };
+        x.iter().map(row).collect()
+    }
+
+    fn gated(x: &Rows, gate: &Rows) -> Rows {
+        let row =
+            |(x, g): (&Vec<f64>, &Vec<f64>)| x.iter().zip(g).map(|(x, g)| x / (1.0 + (-g).exp())).collect();
+        x.iter().zip(gate).map(row).collect()
+    }
+
+    /// The rows of `mac`: those of its segment up to its own, and what the memory at the segment's start recalls for them.
+    fn in_segments(mixer: &Titans, near: &Near, x: &Rows) -> Rows {
+        let (mut y, mut nets) = (Rows::new(), Vec::new());
+        for i in 0..x.len() {
+            let first = i / near.window * near.window;
+            if i == first {
+                nets = remembered(&mixer.memory, &y).1;
+            }
+            let own = &x[first..=i];
+            let past = recalled(&mixer.memory, &nets, &own.to_vec());
+            let seen: Vec<_> = past.iter().zip(0..).chain(own.iter().zip(0..)).collect();
+            y.push(looked(near, mixer.spec.rope_base, (&x[i], i - first), &seen));
+        }
+        y
+    }
+
+    fn slow(mixer: &Titans, x: &Rows) -> Rows {
+        let (eps, base) = (mixer.spec.norm_eps, mixer.spec.rope_base);
+        let gain: Vec<f64> = mixer.norms[0].weight.as_ref().unwrap().to_vec1().unwrap();
+        let read = |x: &Rows| remembered(&mixer.memory, x).0;
+        let beside = |y: &Rows, read: &Rows| gated(&normed(y, Some(&gain), eps), &normed(read, None, eps));
+        let y = match (mixer.wiring, &mixer.attention) {
+            ("mag", Some(near)) => beside(&in_window(near, base, x), &read(x)),
+            ("mal", Some(near)) => in_window(near, base, &normed(&read(x), Some(&gain), eps)),
+            ("mac", Some(near)) => {
+                let y = in_segments(mixer, near, x);
+                beside(&y, &read(&y))
+            }
+            _ => gated(&normed(&read(x), Some(&gain), eps), &Lab::rows(mixer.gate.as_ref().unwrap(), x)),
+        };
+        Lab::rows(&mixer.out, &y)
+    }
+
+    #[test]
+    fn each_wiring_is_its_loop_over_tokens() {
+        for (wiring, window, persistent, t) in [
+            ("memory", 4, 0, 9),
+            ("mag", 3, 2, 9),
+            ("mag", 16, 0, 5),
+            ("mal", 3, 2, 9),
+            ("mal", 1, 1, 5),
+            ("mac", 4, 2, 11),
+            ("mac", 2, 0, 7),
+        ] {
+            let mut lab = Lab::f64(8, 2, 2);
+            let spec = lab.spec;
+            let memory =
+                NeuralMemory::new(&spec, (2, 2), 2, 0.5, &mut lab.params.init().at("memory")).unwrap();
+            let near = (wiring != "memory")
+                .then(|| Near::new(&spec, window, persistent, &mut lab.params.init()).unwrap());
+            let mixer =
+                Titans::new(&spec, wiring, memory, near, &mut lab.params.init().at("titans")).unwrap();
+            // gains begin as 1, which would hide them
+            let gain = lab.input(1, 1).flatten_all().unwrap();
+            lab.params.get("titans.norm.weight").unwrap().var.set(&gain).unwrap();
+            let x = lab.input(1, t);
+            let (y, _) = mixer.run(&x, State::default(), &mut Ctx::default()).unwrap();
+            let want = slow(&mixer, &x.get(0).unwrap().to_vec2().unwrap());
+            close(&y.get(0).unwrap().to_vec2().unwrap(), &want, 1e-7);
+        }
+    }
+}

@@ -4,7 +4,7 @@ mod decoder;
 mod heads;
 mod init;
 mod linear;
-mod neural_memory;
+pub(crate) mod neural_memory;
 mod norm;
 mod rope;
 mod short_conv;

@@ -283,4 +283,4 @@ impl Mix {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,9 +2,11 @@
 //! where it was without remembering what it drew.
 
 mod bytes;
+mod chorales;
 mod mqar;
 
 pub use bytes::{Bytes, Windows};
+pub use chorales::Chorales;
 pub use mqar::{Mqar, Shape as MqarShape};
 
 use candle_core::{Device, Tensor};

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::config::{Config, Ids};
 use super::{
-    CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, broken, json, opt_bytes, opt_json,
+    CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, broken, json, opt_bytes, opt_json,
     unsupported,
 };
 use crate::gguf::write::{GgufWriter, Put};
@@ -263,17 +263,21 @@ impl Tokenizer {
             None => Ok(ids.and_then(|ids| ids.all().first().copied())),
         };
         let mut bos = id(&special.bos_token, config.bos_token_id.as_ref())?;
-        let ends = [&generation.eos_token_id, &config.eos_token_id]
-            .map(|ids| ids.as_ref().map_or(&[][..], Ids::all))
-            .concat();
-        let eos = id(&special.eos_token, None)?.or(ends.first().copied());
-        if let Some(name) = first {
-            let first = self.id(name)?;
-            if *bos.get_or_insert(first) != first {
-                let what =
-                    format!("a `post_processor` that begins with `{name}`, which is not the `bos_token`,");
-                return Err(unsupported(TOKENIZER, what));
+        let ends = [(GENERATION_CONFIG, &generation.eos_token_id), (CONFIG, &config.eos_token_id)];
+        for (file, ids) in ends {
+            let past = ids.iter().flat_map(Ids::all).find(|id| **id >= config.vocab_size);
+            if let Some(id) = past {
+                let why = format!("`eos_token_id` {id}: the vocabulary has {} tokens", config.vocab_size);
+                return Err(Error::format(format!("`{file}`"), 0, why));
             }
+        }
+        let ends = ends.map(|(_, ids)| ids.as_ref().map_or(&[][..], Ids::all)).concat();
+        let eos = id(&special.eos_token, None)?.or(ends.first().copied());
+        if let Some((name, first)) = first
+            && *bos.get_or_insert(first) != first
+        {
+            let what = format!("a `post_processor` that begins with `{name}`, which is not the `bos_token`,");
+            return Err(unsupported(TOKENIZER, what));
         }
         for (key, id) in [("bos", bos), ("eos", eos)] {
             if let Some(id) = id {
@@ -292,8 +296,8 @@ impl Tokenizer {
         id.ok_or_else(|| Error::format(format!("`{TOKENIZER}`"), 0, format!("no token is called `{name}`")))
     }
 
-    /// The token that is put in front of a text.
-    fn first_token(&self) -> Result<Option<&str>> {
+    /// The token that is put in front of a text: its name in the template, and its id.
+    fn first_token(&self) -> Result<Option<(&str, u32)>> {
         let mut first = None;
         for step in steps(&self.post_processor, "processors") {
             let single = step["single"].as_array().map_or(&[][..], Vec::as_slice);
@@ -303,12 +307,42 @@ impl Tokenizer {
                 (Some("TemplateProcessing"), [name, text])
                     if name["SpecialToken"]["id"].is_string() && text["Sequence"].is_object() =>
                 {
-                    first = name["SpecialToken"]["id"].as_str();
+                    let name = name["SpecialToken"]["id"].as_str().unwrap_or_default();
+                    if first.replace((name, self.template_id(step, name)?)).is_some() {
+                        let what = "a `post_processor` that puts two tokens in front of a text";
+                        return Err(unsupported(TOKENIZER, what));
+                    }
                 }
                 _ => return Err(unsupported(TOKENIZER, format!("post-processor {}", shown(step)))),
             }
         }
         Ok(first)
+    }
+
+    /// The id that a template gives `name`, which must not contradict the tokens.
+    fn template_id(&self, step: &Value, name: &str) -> Result<u32> {
+        let ids = step["special_tokens"][name]["ids"].as_array().map_or(&[][..], Vec::as_slice);
+        let id = match ids {
+            [id] => id.as_u64().and_then(|id| u32::try_from(id).ok()),
+            _ => None,
+        };
+        let broken = |why| Err(Error::format(format!("`{TOKENIZER}`"), 0, why));
+        let Some(id) = id else {
+            return broken(format!(
+                "the `post_processor` gives `{name}` no id, or several, in `special_tokens`"
+            ));
+        };
+        let mut known =
+            self.model.vocab.values().copied().chain(self.added_tokens.iter().map(|token| token.id));
+        if !known.any(|known| known == id) {
+            return broken(format!("the `post_processor` gives `{name}` id {id}, which no token has"));
+        }
+        match self.id(name) {
+            Ok(own) if own != id => {
+                broken(format!("the `post_processor` gives `{name}` id {id}, the tokens say {own}"))
+            }
+            _ => Ok(id),
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use super::*;
 use crate::laws::{Lab, close};
 use crate::mixers::delta_rule;
 
-/// Rows `[t, ·]` of one head.
-type Rows = Vec<Vec<f64>>;
+/// Rows `[t, ·]`.
+pub(crate) type Rows = Vec<Vec<f64>>;
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
@@ -16,7 +16,7 @@ fn silu(x: f64) -> f64 {
 }
 
 /// Weights of up to two layers for the literal loop.
-type Net = Vec<Rows>;
+pub(crate) type Net = Vec<Rows>;
 
 fn forward(net: &Net, x: &[f64]) -> Vec<f64> {
     let first: Vec<f64> = net[0].iter().map(|row| dot(row, x)).collect();
@@ -50,11 +50,12 @@ fn gradient(net: &Net, k: &[f64], v: &[f64]) -> Net {
     grad
 }
 
-/// The loop over tokens; gradients at the weights of the chunk's start. `gates` are 1 − α, η, θ per token.
-fn literal(net: Net, [q, k, v]: [&Rows; 3], gates: &[[f64; 3]], chunk: usize) -> Rows {
+/// The loop over tokens, and the weights behind it; gradients at the weights of the chunk's start. `gates` are 1 − α, η, θ
+/// per token.
+fn literal(net: Net, [q, k, v]: [&Rows; 3], gates: &[[f64; 3]], chunk: usize) -> (Rows, Net) {
     let zero: Net = net.iter().map(|l| l.iter().map(|r| vec![0.0; r.len()]).collect()).collect();
     let (mut m, mut s, mut start) = (net.clone(), zero, net);
-    let step = |t: usize| {
+    let mut step = |t: usize| {
         if t.is_multiple_of(chunk) {
             start = m.clone();
         }
@@ -70,7 +71,43 @@ fn literal(net: Net, [q, k, v]: [&Rows; 3], gates: &[[f64; 3]], chunk: usize) ->
         }
         forward(&m, &q[t])
     };
-    (0..q.len()).map(step).collect()
+    let reads = (0..q.len()).map(&mut step).collect();
+    (reads, m)
+}
+
+/// What the loop reads for the rows of a text, `[t, m]`, and the weights per head behind them.
+pub(crate) fn slow(memory: &NeuralMemory, x: &Rows) -> (Rows, Vec<Net>) {
+    let net = |h: usize| memory.first.iter().map(|w| w.get(h).unwrap().to_vec2().unwrap()).collect::<Net>();
+    if x.is_empty() {
+        return (Vec::new(), (0..memory.heads).map(net).collect());
+    }
+    let x = Tensor::new(x.clone(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let [q, k, v] = memory.projected(&x, &mut State::default()).unwrap();
+    let gates = memory.gates_of(&x).unwrap();
+    let mut rows = vec![Vec::new(); x.dim(1).unwrap()];
+    let of_head = |h: usize| {
+        let gates: Vec<[f64; 3]> = head(&gates, h).iter().map(|g| [g[0].exp(), g[1].exp(), g[2]]).collect();
+        assert!(gates.iter().all(|[_, momentum, _]| *momentum <= MOST_MOMENTUM));
+        let (reads, net) = literal(net(h), [&head(&q, h), &head(&k, h), &head(&v, h)], &gates, memory.chunk);
+        rows.iter_mut().zip(reads).for_each(|(row, read)| row.extend(read));
+        net
+    };
+    let nets = (0..memory.heads).map(of_head).collect();
+    (rows, nets)
+}
+
+/// What `nets`, one per head, give for the queries of `x` without the convolution.
+pub(crate) fn recalled(memory: &NeuralMemory, nets: &[Net], x: &Rows) -> Rows {
+    let row = |q: Vec<f64>| {
+        let q: Vec<f64> = q.into_iter().map(silu).collect();
+        let heads = q.chunks(q.len() / nets.len()).zip(nets);
+        let read = |(q, net): (&[f64], &Net)| {
+            let norm = (dot(q, q) + 1e-6).sqrt();
+            forward(net, &q.iter().map(|x| x / norm).collect::<Vec<f64>>())
+        };
+        heads.flat_map(read).collect()
+    };
+    Lab::rows(&memory.qkv[0].0, x).into_iter().map(row).collect()
 }
 
 fn memory(lab: &mut Lab, layers: usize, chunk: usize) -> NeuralMemory {
@@ -88,17 +125,9 @@ fn chunks_are_the_loop_over_tokens() {
         let mut lab = Lab::f64(6, 2, 2);
         let memory = memory(&mut lab, layers, chunk);
         let x = lab.input(1, t);
-        let [q, k, v] = memory.projected(&x, &mut State::default()).unwrap();
-        let gates = memory.gates_of(&x).unwrap();
-        let y = split(&memory.run(&x, &mut State::default()).unwrap(), 2).unwrap();
-        for h in 0..2 {
-            let net: Net = memory.first.iter().map(|w| w.get(h).unwrap().to_vec2().unwrap()).collect();
-            let gates: Vec<[f64; 3]> =
-                head(&gates, h).iter().map(|g| [g[0].exp(), g[1].exp(), g[2]]).collect();
-            assert!(gates.iter().all(|[_, momentum, _]| *momentum <= MOST_MOMENTUM));
-            let want = literal(net, [&head(&q, h), &head(&k, h), &head(&v, h)], &gates, chunk);
-            close(&head(&y, h), &want, 1e-7);
-        }
+        let y = memory.run(&x, &mut State::default()).unwrap();
+        let (want, _) = slow(&memory, &x.get(0).unwrap().to_vec2().unwrap());
+        close(&y.get(0).unwrap().to_vec2().unwrap(), &want, 1e-7);
     }
 }
 
