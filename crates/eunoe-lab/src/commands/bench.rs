@@ -20,6 +20,7 @@ enum Task {
     Mqar(mqar::Args),
     Books(texts::Books),
     Sinks(texts::Sinks),
+    Chorales(texts::Chorales),
     Throughput(throughput::Args),
     Report(report::Args),
 }
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
         Task::Mqar(args) => mqar::run(args, devices, json),
         Task::Books(args) => texts::books(args, devices, json),
         Task::Sinks(args) => texts::sinks(args, devices, json),
+        Task::Chorales(args) => texts::chorales(args, devices, json),
         Task::Throughput(args) => throughput::run(args, devices, json),
         Task::Report(args) => report::run(args, json),
     }

@@ -1,13 +1,11 @@
 //! What a grid of language models found: tables and charts.
 
-use std::f64::consts::LN_2;
-
 use eunoe_core::{Error, Result};
 use eunoe_report::parts::{self, Cell as Item, Figure, Group, Section, Table};
 use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
 use eunoe_report::units::{bytes, count, counted, seconds};
 
-use super::{Ended, Line, Manifest, Record, Settings, best_rate};
+use super::{Ended, Line, Manifest, Record, Settings, Unit, best_rate};
 use crate::bench::grid::mean_sd;
 use crate::bench::page::{Head, Page};
 
@@ -25,6 +23,7 @@ pub struct Best<'a> {
     pub valid: Vec<Option<f64>>,
     /// A line per seed.
     pub lines: Vec<&'a Line>,
+    unit: Unit,
 }
 
 impl<'a> Best<'a> {
@@ -36,23 +35,24 @@ impl<'a> Best<'a> {
             return Err(Error::Invalid(format!("the grid is not complete: `{pattern}` at rate {lr}")));
         }
         let valid = |lr: &f64| own(*lr).find(|line| line.seed == 0).and_then(|line| line.valid);
-        Ok(Self { pattern, lr, valid: settings.lrs.iter().map(valid).collect(), lines: seeds })
+        Ok(Self {
+            pattern,
+            lr,
+            valid: settings.lrs.iter().map(valid).collect(),
+            lines: seeds,
+            unit: settings.unit,
+        })
     }
 
-    /// Mean and standard deviation over seeds of bits per symbol; no number where a training diverged.
-    pub fn bits(&self, of: impl Fn(&Line) -> Option<f64>) -> (f64, Option<f64>) {
-        mean_sd(
-            self.lines
-                .iter()
-                .map(|line| of(line).map_or(f64::NAN, |nats| nats / LN_2))
-                .collect::<Vec<_>>()
-                .into_iter(),
-        )
+    /// Mean and standard deviation over seeds of a loss, told in the grid's unit; no number where a training diverged.
+    fn loss(&self, of: impl Fn(&Line) -> Option<f64>) -> (f64, Option<f64>) {
+        let losses = self.lines.iter().map(|line| of(line).map_or(f64::NAN, |nats| self.unit.of(nats)));
+        mean_sd(losses.collect::<Vec<_>>().into_iter())
     }
 
-    /// Bits per symbol of test texts.
+    /// The loss on test texts.
     pub fn test(&self) -> (f64, Option<f64>) {
-        self.bits(|line| line.test)
+        self.loss(|line| line.test)
     }
 
     fn mean(&self, of: impl Fn(&Line) -> f64) -> f64 {
@@ -92,7 +92,7 @@ impl<'a> Report<'a> {
     }
 
     fn unit(&self) -> String {
-        format!("bits per {}", self.grid().symbol)
+        format!("{} per {}", self.grid().unit.name(), self.grid().symbol)
     }
 
     /// Charts: a file name, what it shows, and the plot.
@@ -101,7 +101,7 @@ impl<'a> Report<'a> {
             (
                 "training.svg",
                 "Validation loss over training".to_owned(),
-                self.training(|p| p.valid.map(|nats| nats / LN_2), &self.unit()),
+                self.training(|p| p.valid.map(|nats| self.grid().unit.of(nats)), &self.unit()),
             ),
             ("positions.svg", "Loss by position, the state carried on".to_owned(), self.by_position()),
             ("state.svg", "Loss against bytes of state".to_owned(), self.by_state()),
@@ -215,7 +215,7 @@ impl<'a> Report<'a> {
         let columns = buckets.iter().map(|(from, upto)| format!("{from}–{upto}")).collect();
         self.table("Loss by position", columns, |best| {
             (0..buckets.len())
-                .map(|at| spread(best.bits(|line| line.positions.get(at).map(|p| p.2))))
+                .map(|at| spread(best.loss(|line| line.positions.get(at).map(|p| p.2))))
                 .collect()
         })
     }
@@ -251,7 +251,7 @@ impl<'a> Report<'a> {
         let columns = self.grid().lrs.iter().map(f64::to_string).collect();
         self.table("Validation loss by rate", columns, |best| {
             let cell = |valid: &Option<f64>| {
-                Item::num(valid.map_or("diverged".into(), |nats| format!("{:.3}", nats / LN_2)))
+                Item::num(valid.map_or("diverged".into(), |nats| format!("{:.3}", self.grid().unit.of(nats))))
             };
             best.valid.iter().map(cell).collect()
         })
@@ -307,7 +307,11 @@ impl<'a> Report<'a> {
         let buckets = self.buckets();
         let curves = self.curves(|best| {
             let at = |(n, (_, upto)): (usize, &(usize, usize))| {
-                let values = best.lines.iter().filter_map(|line| line.positions.get(n)).map(|p| p.2 / LN_2);
+                let values = best
+                    .lines
+                    .iter()
+                    .filter_map(|line| line.positions.get(n))
+                    .map(|p| self.grid().unit.of(p.2));
                 (*upto as f64, values.collect())
             };
             buckets.iter().enumerate().map(at).collect()
@@ -317,8 +321,8 @@ impl<'a> Report<'a> {
 
     fn by_state(&self) -> Plot {
         let curves = self.curves(|best| {
-            let bits = best.lines.iter().filter_map(|line| line.test).map(|nats| nats / LN_2);
-            vec![(best.lines[0].state_bytes[0] as f64, bits.collect())]
+            let losses = best.lines.iter().filter_map(|line| line.test).map(|nats| self.grid().unit.of(nats));
+            vec![(best.lines[0].state_bytes[0] as f64, losses.collect())]
         });
         let label =
             format!("bytes of state at {} {}s, all layers", self.grid().train.seq_len, self.grid().symbol);

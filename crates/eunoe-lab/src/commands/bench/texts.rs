@@ -6,7 +6,7 @@ use anyhow::Result;
 use eunoe_lab::bench::texts::{self, Line, Report, Settings, Texts};
 use eunoe_lab::bench::{Page as _, Workers};
 use eunoe_lab::device::Devices;
-use eunoe_lab::streams::Bytes;
+use eunoe_lab::streams::{self, Bytes};
 use serde::Serialize;
 
 use crate::commands::bars::Bars;
@@ -30,6 +30,16 @@ pub(crate) struct Books {
 pub(crate) struct Sinks {
     #[command(flatten)]
     files: Files,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Chorales for four voices, note by note: relative positions beside rotary ones
+#[derive(Debug, clap::Args)]
+pub(crate) struct Chorales {
+    /// JSON with `train`, `valid`, `test`: lists of pieces, a piece a list of frames, a frame up to four MIDI pitches
+    #[arg(long)]
+    file: PathBuf,
     #[command(flatten)]
     options: Options,
 }
@@ -138,7 +148,12 @@ impl Options {
         for best in &report.best {
             let (mean, sd) = best.test();
             let sd = sd.map_or(String::new(), |sd| format!(" ± {sd:.3}"));
-            out::line(&format!("{:56} {mean:.3}{sd} bits per {}", best.pattern, settings.symbol))?;
+            out::line(&format!(
+                "{:56} {mean:.3}{sd} {} per {}",
+                best.pattern,
+                settings.unit.name(),
+                settings.symbol
+            ))?;
         }
         out::line(&format!("`{}`", path.display()))
     }
@@ -174,4 +189,17 @@ pub(crate) fn books(args: &Books, devices: &Devices, json: bool) -> Result<()> {
 /// Those of [`texts::run`], and a report that cannot be written.
 pub(crate) fn sinks(args: &Sinks, devices: &Devices, json: bool) -> Result<()> {
     args.options.run(Settings::sinks(), &args.files.read()?, devices, json)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of [`texts::run`] and of [`streams::Chorales::read`], and a report that cannot be written.
+pub(crate) fn chorales(args: &Chorales, devices: &Devices, json: bool) -> Result<()> {
+    let all = streams::Chorales::read(&args.file)?;
+    let part = |pieces: &[Vec<u8>]| -> Result<(Bytes, String)> {
+        Ok((Bytes::new(pieces.concat(), 0)?, format!("{} pieces", pieces.len())))
+    };
+    let texts = Texts::new([part(&all.train)?, part(&all.valid)?, part(&all.test)?]);
+    args.options.run(Settings::chorales(), &texts, devices, json)
 }
