@@ -155,4 +155,14 @@ mod tests {
         let error = Chorales::read(Path::new("nowhere")).unwrap_err().to_string();
         assert!(error.contains("`nowhere`"), "{error}");
     }
+
+    #[test]
+    fn the_file_in_use_has_229_76_and_77_pieces() {
+        let Some(file) = std::env::var_os("EUNOE_CHORALES") else { return };
+        let Chorales { train, valid, test } = Chorales::read(Path::new(&file)).unwrap();
+        let frames =
+            |pieces: &[Vec<u8>]| pieces.iter().map(|piece| (piece.len() - 1) / VOICES).sum::<usize>();
+        assert_eq!([train.len(), valid.len(), test.len()], [229, 76, 77]);
+        assert_eq!([frames(&train), frames(&valid), frames(&test)], [55_228, 18_408, 18_900]);
+    }
 }
