@@ -4,6 +4,7 @@
 mod attend;
 mod decay;
 mod kernels;
+mod prefix;
 mod product;
 mod rotate;
 mod rows;
@@ -14,6 +15,7 @@ pub use attend::{attend, attn};
 pub use decay::decay_attend;
 pub(crate) use kernels::{backend, fits, sum_squares};
 pub use kernels::{set_plain, set_threads, threads};
+pub use prefix::prefix_softmax;
 pub use product::{linear, matmul};
 pub use rotate::rotate;
 pub use rows::{IGNORE, cross_entropy, nll, rms_norm, sigmoid, silu, silu_mul};

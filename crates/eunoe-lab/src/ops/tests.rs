@@ -100,6 +100,15 @@ fn decay() {
 }
 
 #[test]
+fn prefixes() {
+    for (t, chunk) in [(2, 64), (9, 4), (130, 16), (130, 2)] {
+        check("prefixes", &[&[2, 2, t, 1], &[2, 2, t, 6]], &|x| {
+            ratio(&prefix_softmax(&x[0], &with_ones(&x[1])?, chunk)?)
+        });
+    }
+}
+
+#[test]
 fn chunks_are_the_whole_in_order() {
     let x = draws(&[&[2, 13, 3]], DType::F64).remove(0);
     for (chunk, open, lens) in [
