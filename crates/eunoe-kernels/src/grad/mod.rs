@@ -9,6 +9,7 @@ pub mod decay;
 pub mod glu;
 pub mod norm;
 mod parts;
+pub mod prefix;
 mod product;
 pub mod rope;
 pub mod scan;

@@ -2,13 +2,14 @@
 //!
 //! * Paper:    Feng, 2024, arXiv 2405.13956, section 3
 //! * Equation: o\[t\] = Σ_{i ≤ t} e^{s\[i\]} v\[i\] / Σ_{i ≤ t} e^{s\[i\]}, s\[i\] = q·k\[i\] / √d, q = W_q (learned token)
-//! * Shapes:   x \[b, t, m\] → \[b, t, m\]; state m, u \[b, h, 1, 1\] (maximum, denominator), w \[b, h, 1, d\] (numerator)
+//! * Shapes:   x \[b, t, m\] → \[b, t, m\]; state m \[b, h, 1, 1\] (maximum) and w, u \[b, h, 1, d + 1\]
+//!   (numerator, denominator)
 //! * Cost:     2 d multiply-adds per head and token, the same at every length; constant state of m + 2 h numbers
-//! * Differs:  no positions are added; the token's own residual stream is the decoder's. Inside a chunk weights are
-//!   e^{s\[i\] − max_{j ≤ t} s\[j\]}, row by row: a shift for the whole chunk underflows where late scores are high
+//! * Differs:  no positions are added; the token's own residual stream is the decoder's. Weights of a row t are
+//!   e^{s\[i\] − max_{j ≤ t} s\[j\]}: a shift for a whole chunk underflows where late scores are high
 //! * Oracle:   softmax over each prefix in f64
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use eunoe_core::{Card, Shelf};
 
 use super::{CHUNK, MixerEntry, Spec};
@@ -58,62 +59,28 @@ impl Aaren {
     }
 }
 
-/// The three running quantities of all heads.
-struct Running {
-    max: Tensor,
-    total: Tensor,
-    sum: Tensor,
-}
-
-impl Running {
-    /// Takes scores `[b, h, c, 1]` and values `[b, h, c, d]` in; their outputs `[b, h, c, d]`.
-    fn take(before: Option<Self>, s: &Tensor, v: &Tensor) -> Result<(Tensor, Self)> {
-        let (b, h, c, _) = s.dims4()?;
-        let upto = ops::causal(c, c, None, s)?;
-        let rows = ops::masked(&s.t()?.broadcast_as((b, h, c, c))?, &upto)?;
-        let mut max = rows.max_keepdim(D::Minus1)?;
-        if let Some(before) = &before {
-            max = max.broadcast_maximum(&before.max)?;
-        }
-        // the maximum cancels, so it needs no gradient
-        let max = max.detach();
-        let weights = rows.broadcast_sub(&max)?.exp()?;
-        let (mut total, mut sum) = (weights.sum_keepdim(D::Minus1)?, matmul(&weights, v)?);
-        if let Some(before) = before {
-            let left = before.max.broadcast_sub(&max)?.exp()?;
-            total = (total + left.broadcast_mul(&before.total)?)?;
-            sum = (sum + left.broadcast_mul(&before.sum)?)?;
-        }
-        let last = |x: &Tensor| x.narrow(2, c - 1, 1);
-        let after = Self { max: last(&max)?, total: last(&total)?, sum: last(&sum)? };
-        Ok((sum.broadcast_div(&total)?, after))
-    }
-}
-
 impl Mixer for Aaren {
     fn run(&self, x: &Tensor, mut state: State, _: &mut Ctx<'_>) -> Result<(Tensor, State)> {
         let heads = |linear: &Linear, x: &Tensor| nets::split(&linear.run(x)?, self.spec.heads);
         let q = heads(&self.q, &self.token.to_dtype(x.dtype())?)?;
         let (k, v) = (heads(&self.k, x)?, heads(&self.v, x)?);
-        let s = (k.broadcast_mul(&q)?.sum_keepdim(D::Minus1)? * (self.spec.head_dim() as f64).powf(-0.5))?;
-        let mut running = match (state.take("max"), state.take("total"), state.take("sum")) {
-            (Some(max), Some(total), Some(sum)) => Some(Running { max, total, sum }),
-            _ => None,
+        let (b, h, t, d) = k.dims4()?;
+        let s = (matmul(&k, &q.broadcast_as((b, h, 1, d))?.t()?)? * (d as f64).powf(-0.5))?;
+        let v = ops::with_ones(&v)?;
+        // what was before is one token: its score the maximum, its value the sums
+        let before = state.take("max").zip(state.take("sums"));
+        let (s, v) = match &before {
+            Some((max, sums)) => (Tensor::cat(&[max, &s], 2)?, Tensor::cat(&[sums, &v], 2)?),
+            None => (s, v),
         };
-        let (t, mut outputs) = (x.dim(1)?, Vec::new());
-        for from in (0..t).step_by(self.chunk) {
-            let c = self.chunk.min(t - from);
-            let (o, after) = Running::take(running, &s.narrow(2, from, c)?, &v.narrow(2, from, c)?)?;
-            running = Some(after);
-            outputs.push(o);
-        }
-        if let Some(Running { max, total, sum }) = running {
-            state.put("max", max);
-            state.put("total", total);
-            state.put("sum", sum);
-        }
+        let y = ops::prefix_softmax(&s, &v, self.chunk)?;
+        let rows = y.dim(2)?;
+        // the maximum cancels, so it needs no gradient
+        state.put("max", s.max_keepdim(2)?.detach());
+        state.put("sums", y.narrow(2, rows - 1, 1)?);
         state.pos += t;
-        Ok((self.out.run(&nets::join(&Tensor::cat(&outputs, 2)?)?)?, state))
+        let o = ops::ratio(&y.narrow(2, rows - t, t)?)?;
+        Ok((self.out.run(&nets::join(&o)?)?, state))
     }
 
     fn cost(&self, _: usize) -> Cost {
@@ -124,8 +91,6 @@ impl Mixer for Aaren {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
     use crate::laws::{Lab, close};
 
@@ -153,21 +118,6 @@ mod tests {
             let (y, _) = mixer.run(&x, State::default(), &mut Ctx::default()).unwrap();
             let want = slow(&mixer, &x.get(0).unwrap().to_vec2().unwrap());
             close(&y.get(0).unwrap().to_vec2().unwrap(), &want, 1e-12);
-        }
-    }
-
-    #[test]
-    fn scores_far_apart_neither_overflow_nor_vanish() {
-        // In f32 e^200 is infinite and e^-200 is 0; the first output is the first value whatever comes after it.
-        let s: Vec<f32> = (0..32).map(|i| -100.0 + 200.0 * (i as f32) / 31.0).collect();
-        let v: Vec<f32> = (0..32).map(|i| i as f32).collect();
-        let of = |x: Vec<f32>| Tensor::from_vec(x, (1, 1, 32, 1), &Device::Cpu).unwrap();
-        let (o, _) = Running::take(None, &of(s.clone()), &of(v.clone())).unwrap();
-        let got: Vec<f32> = o.flatten_all().unwrap().to_vec1().unwrap();
-        for t in 0..32 {
-            let weight = |i: usize| f64::from(s[i] - s[t]).exp();
-            let want = (0..=t).map(|i| weight(i) * i as f64).sum::<f64>() / (0..=t).map(weight).sum::<f64>();
-            assert!((f64::from(got[t]) - want).abs() < 1e-4 * (1.0 + want), "{t}: {} for {want}", got[t]);
         }
     }
 }

@@ -9,12 +9,11 @@
 //!   `softmax_attention(window=64)` and `gated_conv` is a pattern of layers, not a mixer
 //! * Oracle:   the double loop in f64, with the polynomial
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use eunoe_core::{Arg, Card, Kind, Shelf};
 
 use super::{CHUNK, MixerEntry, Spec};
 use crate::nets::{self, Init, Linear};
-use crate::ops::matmul;
 use crate::{Cost, Ctx, Mixer, Result, State, ops};
 
 /// The mixer's entry.
@@ -92,29 +91,13 @@ impl Based {
 impl Mixer for Based {
     fn run(&self, x: &Tensor, mut state: State, _: &mut Ctx<'_>) -> Result<(Tensor, State)> {
         let heads = |linear: &Linear| nets::split(&linear.run(x)?, self.spec.heads);
-        let (q, k, v) = (heads(&self.q)?, heads(&self.k)?, ops::with_ones(&heads(&self.v)?)?);
-        let (mut kv, t) = (state.take("kv"), x.dim(1)?);
-        let mut outputs = Vec::with_capacity(t.div_ceil(self.chunk));
-        for from in (0..t).step_by(self.chunk) {
-            let c = self.chunk.min(t - from);
-            let (q, k, v) = (q.narrow(2, from, c)?, k.narrow(2, from, c)?, v.narrow(2, from, c)?);
-            let s = (matmul(&q, &k.t()?)? * (self.features as f64).powf(-0.5))?;
-            let a = ((s.sqr()? * 0.5)? + &s)? + 1.0;
-            let own = matmul(&a?.broadcast_mul(&ops::causal(c, c, None, &s)?)?, &v)?;
-            let written = matmul(&self.phi(&k)?.t()?, &v)?;
-            let (y, after) = match kv {
-                Some(kv) => ((own + matmul(&self.phi(&q)?, &kv)?)?, (kv + written)?),
-                None => (own, written),
-            };
-            outputs.push(y);
-            kv = Some(after);
-        }
-        if let Some(kv) = kv {
-            state.put("kv", kv);
-        }
-        state.pos += t;
-        let o = ops::ratio(&Tensor::cat(&outputs, D::Minus2)?)?;
-        Ok((self.out.run(&nets::join(&o)?)?, state))
+        let (q, k) = (self.phi(&heads(&self.q)?)?, self.phi(&heads(&self.k)?)?);
+        let v = ops::with_ones(&heads(&self.v)?)?;
+        let decay = vec![1.0; self.spec.heads];
+        let (o, kv) = ops::decay_attend(&q, &k, &v, &decay, state.take("kv"), self.chunk)?;
+        state.put("kv", kv);
+        state.pos += x.dim(1)?;
+        Ok((self.out.run(&nets::join(&ops::ratio(&o)?)?)?, state))
     }
 
     fn cost(&self, _: usize) -> Cost {

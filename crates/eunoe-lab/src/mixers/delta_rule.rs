@@ -8,7 +8,7 @@
 //! * Differs:  a control on this shelf, so no gate; one norm over the whole width
 //! * Oracle:   the recurrence in f64
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use eunoe_core::{Arg, Card, Kind, Shelf};
 
 use super::{MixerEntry, Spec};
@@ -64,24 +64,34 @@ impl DeltaRule {
     }
 }
 
-/// (I + A)⁻¹ for A `[…, c, c]` that is 0 on and above the diagonal, row by row: x_i = e_i − Σ_{j < i} a_ij x_j. A sum of
-/// powers of A would need fewer operations, but its terms grow like binomials where keys repeat, and cancel.
+/// (I + A)⁻¹ for A `[n, c, c]` that is 0 on and above the diagonal, by halves: with blocks P, R on the diagonal and C below,
+/// [[P, 0], [C, R]]⁻¹ = [[P⁻¹, 0], [−R⁻¹ C P⁻¹, R⁻¹]], where both blocks are inverted as one batch. A sum of powers of A
+/// would be shorter, but its terms grow like binomials where keys repeat, and cancel.
 fn unit_lower_inverse(a: &Tensor) -> Result<Tensor> {
-    let c = a.dim(D::Minus1)?;
-    let one = Tensor::eye(c, a.dtype(), a.device())?.broadcast_as(a.shape())?.contiguous()?;
-    let mut rows = one.narrow(D::Minus2, 0, 1)?;
-    for i in 1..c {
-        let before = a.narrow(D::Minus2, i, 1)?.narrow(D::Minus1, 0, i)?;
-        let row = (one.narrow(D::Minus2, i, 1)? - matmul(&before, &rows)?)?;
-        rows = Tensor::cat(&[&rows, &row], D::Minus2)?;
+    let (n, c, _) = a.dims3()?;
+    if c <= 2 {
+        return Tensor::eye(c, a.dtype(), a.device())?.broadcast_sub(a);
     }
-    Ok(rows)
+    if !c.is_multiple_of(2) {
+        // a row and a column of zeros stay by themselves
+        let even = a.pad_with_zeros(1, 0, 1)?.pad_with_zeros(2, 0, 1)?;
+        return unit_lower_inverse(&even)?.narrow(1, 0, c)?.narrow(2, 0, c);
+    }
+    let half = c / 2;
+    let (upper, lower) = (a.narrow(1, 0, half)?, a.narrow(1, half, half)?);
+    let blocks = Tensor::cat(&[upper.narrow(2, 0, half)?, lower.narrow(2, half, half)?], 0)?;
+    let inverse = unit_lower_inverse(&blocks)?;
+    let (p, r) = (inverse.narrow(0, 0, n)?, inverse.narrow(0, n, n)?);
+    let below = matmul(&r, &matmul(&lower.narrow(2, 0, half)?, &p)?)?.neg()?;
+    let upper = p.pad_with_zeros(2, 0, half)?;
+    Tensor::cat(&[upper, Tensor::cat(&[&below, &r], 2)?], 1)
 }
 
 /// o and the last S for q, k, v `[b, h, t, d]` and β `[b, h, t, 1]` from S `[b, h, d, d]`.
 ///
 /// In a chunk, with A = tril(diag(β) K Kᵀ, −1) and X = (I + A)⁻¹ diag(β): what is written at each token is
-/// U = X V − X K Sᵀ, and so O = Q Sᵀ + tril(Q Kᵀ) U, S ← S + Uᵀ K.
+/// U = X V − X K Sᵀ, and so S ← S + Uᵀ K = S (I − (X K)ᵀ K) + (X V)ᵀ K, and with P = tril(Q Kᵀ)
+/// O = Q Sᵀ + P U = (Q − P X K) Sᵀ + P X V. All but S is known of all chunks at once.
 fn scan(
     q: &Tensor,
     k: &Tensor,
@@ -90,23 +100,42 @@ fn scan(
     s: Tensor,
     chunk: usize,
 ) -> Result<(Tensor, Tensor)> {
-    let t = q.dim(2)?;
-    let (mut s, mut outputs) = (s, Vec::with_capacity(t.div_ceil(chunk)));
-    for from in (0..t).step_by(chunk) {
-        let c = chunk.min(t - from);
-        let [q, k, v, beta] = [q, k, v, beta].map(|x| x.narrow(2, from, c));
-        let (q, k, v, beta) = (q?, k?, v?, beta?);
-        let upto = ops::causal(c, c, None, &q)?;
-        let below = (&upto - Tensor::eye(c, q.dtype(), q.device())?)?;
-        let (kt, st) = (k.t()?, s.t()?);
-        let a = matmul(&k, &kt)?.broadcast_mul(&below)?.broadcast_mul(&beta)?;
-        let error = (v - matmul(&k, &st)?)?.broadcast_mul(&beta)?;
-        let u = matmul(&unit_lower_inverse(&a)?, &error)?;
-        let own = matmul(&matmul(&q, &kt)?.broadcast_mul(&upto)?, &u)?;
-        outputs.push((matmul(&q, &st)? + own)?);
-        s = (s + matmul(&u.t()?, &k)?)?;
+    let (b, h, t, d) = q.dims4()?;
+    let c = chunk.min(t);
+    let count = t.div_ceil(c);
+    // tokens of zeros at the end write nothing
+    let batched = |x: &Tensor| -> Result<Tensor> {
+        let width = x.dim(3)?;
+        x.pad_with_zeros(2, 0, count * c - t)?.reshape((b * h * count, c, width))
+    };
+    let (q, k, v, beta) = (batched(q)?, batched(k)?, batched(v)?, batched(beta)?);
+    let upto = ops::causal(c, c, None, &q)?;
+    let below = (&upto - Tensor::eye(c, q.dtype(), q.device())?)?;
+    let kt = k.t()?;
+    let a = matmul(&k, &kt)?.broadcast_mul(&below)?.broadcast_mul(&beta)?;
+    let x = unit_lower_inverse(&a)?.broadcast_mul(&beta.t()?)?;
+    let (xk, xv) = (matmul(&x, &k)?, matmul(&x, &v)?);
+    let p = matmul(&q, &kt)?.broadcast_mul(&upto)?;
+    let kept = Tensor::eye(d, q.dtype(), q.device())?.broadcast_sub(&matmul(&xk.t()?, &k)?)?;
+    let written = matmul(&xv.t()?, &k)?;
+    let (starts, s) = states(s, &kept, &written, count)?;
+    let read = (q - matmul(&p, &xk)?)?;
+    let o = (matmul(&read, &starts.t()?)? + matmul(&p, &xv)?)?;
+    Ok((o.reshape((b, h, count * c, d))?.narrow(2, 0, t)?, s))
+}
+
+/// S ← S `kept` + `written`, chunk by chunk: S `[b, h, d, d]` at the start of every chunk, as `[b · h · count, d, d]`, and
+/// behind the last.
+fn states(s: Tensor, kept: &Tensor, written: &Tensor, count: usize) -> Result<(Tensor, Tensor)> {
+    let (b, h, d, _) = s.dims4()?;
+    let each = |x: &Tensor| ops::chunks(&x.reshape((b * h, count, d, d))?, 1, 1, 0);
+    let mut s = s.reshape((b * h, 1, d, d))?;
+    let mut starts = Vec::with_capacity(count);
+    for (kept, written) in each(kept)?.iter().zip(each(written)?) {
+        let next = (matmul(&s, kept)? + written)?;
+        starts.push(std::mem::replace(&mut s, next));
     }
-    Ok((Tensor::cat(&outputs, 2)?, s))
+    Ok((Tensor::cat(&starts, 1)?.reshape((b * h * count, d, d))?, s.reshape((b, h, d, d))?))
 }
 
 impl Mixer for DeltaRule {
@@ -173,7 +202,7 @@ pub(crate) mod tests {
         let lab = Lab::f64(6, 1, 1);
         let draw = |from: usize, t: usize| lab.input(3, 40).get(from).unwrap().narrow(0, 0, t).unwrap();
         for (t, chunk, repeats) in
-            [(1, 4, false), (13, 4, false), (40, 16, true), (33, 64, true), (7, 1, false)]
+            [(1, 4, false), (13, 4, false), (40, 16, true), (33, 64, true), (7, 1, false), (40, 11, true)]
         {
             let (q, v) = (draw(0, t), draw(1, t));
             let k = ops::unit(&draw(2, t), 0.0).unwrap();
@@ -185,6 +214,23 @@ pub(crate) mod tests {
             let [q, k, v] = [q, k, v].map(|x| x.to_vec2::<f64>().unwrap());
             let want = recurrence(&q, &k, &v, &vec![0.9; t]);
             close(&o.squeeze(0).unwrap().squeeze(0).unwrap().to_vec2().unwrap(), &want, 1e-11);
+        }
+    }
+
+    #[test]
+    fn an_inverse_times_its_matrix_is_one() {
+        for c in [1, 2, 3, 7, 8, 33] {
+            let lab = Lab::f64(c, 1, 1);
+            let below = (ops::causal(c, c, None, &lab.input(1, 1)).unwrap()
+                - Tensor::eye(c, candle_core::DType::F64, &Device::Cpu).unwrap())
+            .unwrap();
+            // entries like those of unit keys, so that the inverse stays small
+            let a = (lab.input(3, c).broadcast_mul(&below).unwrap() * (c as f64).powf(-0.5)).unwrap();
+            let one = Tensor::eye(c, a.dtype(), a.device()).unwrap();
+            let got = unit_lower_inverse(&a).unwrap().matmul(&a.broadcast_add(&one).unwrap()).unwrap();
+            for n in 0..3 {
+                close(&got.get(n).unwrap().to_vec2().unwrap(), &one.to_vec2().unwrap(), 1e-12);
+            }
         }
     }
 

@@ -162,11 +162,9 @@ impl Titans {
 
     /// Segment by segment: recalled rows and the segment's own, causally; what attention makes of them is written.
     fn in_segments(&self, near: &Near, x: &Tensor, state: &mut State, memory: &mut State) -> Result<Tensor> {
-        let (t, mut from, mut outputs) = (x.dim(1)?, 0, Vec::new());
-        while from < t {
-            let open = state.pos % near.window;
-            let c = (near.window - open).min(t - from);
-            let rows = x.narrow(1, from, c)?;
+        let mut outputs = Vec::new();
+        for rows in ops::chunks(x, 1, near.window, state.pos % near.window)? {
+            let (open, c) = (state.pos % near.window, rows.dim(1)?);
             // the memory at the segment's start: what is written meanwhile must not be seen
             let start = if open == 0 { memory.clone() } else { state.take_part("start") };
             let recalled = near.stored(&self.memory.recall(&rows, &start)?, open)?;
@@ -185,7 +183,6 @@ impl Titans {
                 state.put_part("start", start);
             }
             state.pos += c;
-            from += c;
         }
         Tensor::cat(&outputs, D::Minus2)
     }

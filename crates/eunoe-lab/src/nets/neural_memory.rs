@@ -92,34 +92,30 @@ impl NeuralMemory {
         let [q, k, v] = self.projected(x, state)?;
         let gates = self.gates_of(x)?;
         let mut weights = self.weights(state, x)?;
-        let (t, open) = (x.dim(1)?, state.pos % self.chunk);
+        let open = state.pos % self.chunk;
+        let [q, k, v, gates] = [q, k, v, gates].map(|x| ops::chunks(&x, 2, self.chunk, open));
         let mut outputs = Vec::new();
-        let mut from = 0;
-        while from < t {
-            let open = if from == 0 { open } else { 0 };
-            let new = (self.chunk - open).min(t - from);
-            let part = |x: &Tensor| x.narrow(2, from, new);
+        for (((q, k), v), gates) in q?.iter().zip(k?).zip(v?).zip(gates?) {
             let written = Written {
-                k: state.append("k", &part(&k)?, 2)?,
-                v: state.append("v", &part(&v)?, 2)?,
-                gates: state.append("gates", &part(&gates)?, 2)?,
+                k: state.append("k", &k, 2)?,
+                v: state.append("v", &v, 2)?,
+                gates: state.append("gates", &gates, 2)?,
             };
-            let (y, after) = self.chunk(&part(&q)?, &written, &weights)?;
+            let (y, after) = self.chunk(q, &written, &weights)?;
             outputs.push(y);
-            if open + new == self.chunk {
+            if written.k.dim(2)? == self.chunk {
                 weights = after;
             } else {
                 state.put("k", written.k);
                 state.put("v", written.v);
                 state.put("gates", written.gates);
             }
-            from += new;
         }
         for ((names, w), s) in NAMES.iter().zip(weights.now).zip(weights.momentum) {
             state.put(names[0], w);
             state.put(names[1], s);
         }
-        state.pos += t;
+        state.pos += x.dim(1)?;
         super::join(&Tensor::cat(&outputs, 2)?)
     }
 

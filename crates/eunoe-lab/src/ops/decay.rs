@@ -4,7 +4,7 @@ use candle_core::{Device, Shape, Tensor};
 use eunoe_kernels::grad::decay::{Grads, Inputs, Lightning, Outputs};
 
 use super::kernels::{Op, apply3, backend, fits, told};
-use super::matmul;
+use super::{chunks, matmul};
 use crate::Result;
 
 /// o_t = q_tᵀ S_t with S_t = λ S_{t−1} + k_t v_tᵀ, and the last S.
@@ -31,16 +31,15 @@ pub fn decay_attend(
         None => Tensor::zeros((b, h, n, v.dim(3)?), q.dtype(), q.device())?,
     };
     let mut outputs = Vec::with_capacity(t.div_ceil(chunk));
-    for from in (0..t).step_by(chunk) {
-        let c = chunk.min(t - from);
-        let [q, k, v] = [q, k, v].map(|x| x.narrow(2, from, c));
-        let (q, k, v) = (q?, k?, v?);
+    let [q, k, v] = [q, k, v].map(|x| chunks(x, 2, chunk, 0));
+    for ((q, k), v) in q?.iter().zip(k?).zip(v?) {
+        let c = q.dim(2)?;
         // row i, column j, both from 0: λ^(i − j); λ^(i + 1) for what was before; λ^(c − 1 − i) for what is left behind
-        let inside = powers(decay, (c, c), &q, |i, j| (j <= i).then(|| i - j))?;
-        let before = powers(decay, (c, 1), &q, |i, _| Some(i + 1))?;
-        let after = powers(decay, (c, 1), &q, |i, _| Some(c - 1 - i))?;
-        let across = powers(decay, (1, 1), &q, |_, _| Some(c))?;
-        let own = matmul(&matmul(&q, &k.t()?)?.broadcast_mul(&inside)?, &v)?;
+        let inside = powers(decay, (c, c), q, |i, j| (j <= i).then(|| i - j))?;
+        let before = powers(decay, (c, 1), q, |i, _| Some(i + 1))?;
+        let after = powers(decay, (c, 1), q, |i, _| Some(c - 1 - i))?;
+        let across = powers(decay, (1, 1), q, |_, _| Some(c))?;
+        let own = matmul(&matmul(q, &k.t()?)?.broadcast_mul(&inside)?, &v)?;
         outputs.push((own + matmul(&q.broadcast_mul(&before)?, &s)?)?);
         s = (s.broadcast_mul(&across)? + matmul(&k.broadcast_mul(&after)?.t()?, &v)?)?;
     }

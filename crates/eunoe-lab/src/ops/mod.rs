@@ -4,6 +4,7 @@
 mod attend;
 mod decay;
 mod kernels;
+mod prefix;
 mod product;
 mod rotate;
 mod rows;
@@ -14,6 +15,7 @@ pub use attend::{attend, attn};
 pub use decay::decay_attend;
 pub(crate) use kernels::{backend, fits, sum_squares};
 pub use kernels::{set_plain, set_threads, threads};
+pub use prefix::prefix_softmax;
 pub use product::{Precision, linear, matmul};
 pub use rotate::rotate;
 pub use rows::{IGNORE, cross_entropy, nll, rms_norm, sigmoid, silu, silu_mul};
@@ -28,6 +30,25 @@ use crate::Result;
 /// Another number of axes.
 pub fn swap(x: &Tensor) -> Result<Tensor> {
     x.transpose(1, 2)?.contiguous()
+}
+
+/// Cuts axis `dim` into pieces of `chunk`, the first of them shorter by `open`, which must be less.
+///
+/// The axis is halved until pieces are left: the gradient of a part is as large as the whole, so that to take every chunk
+/// from the whole would cost the square of the length.
+///
+/// # Errors
+/// An axis that is not there.
+pub fn chunks(x: &Tensor, dim: usize, chunk: usize, open: usize) -> Result<Vec<Tensor>> {
+    let t = x.dim(dim)?;
+    let count = (open + t).div_ceil(chunk);
+    if count <= 1 {
+        return Ok(vec![x.clone()]);
+    }
+    let first = count / 2 * chunk - open;
+    let mut parts = chunks(&x.narrow(dim, 0, first)?, dim, chunk, open)?;
+    parts.extend(chunks(&x.narrow(dim, first, t - first)?, dim, chunk, 0)?);
+    Ok(parts)
 }
 
 /// ln(1 + e^x), without overflow.

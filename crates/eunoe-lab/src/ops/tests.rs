@@ -100,6 +100,47 @@ fn decay() {
 }
 
 #[test]
+fn prefixes() {
+    for (t, chunk) in [(2, 64), (9, 4), (130, 16), (130, 2)] {
+        check("prefixes", &[&[2, 2, t, 1], &[2, 2, t, 6]], &|x| {
+            ratio(&prefix_softmax(&x[0], &with_ones(&x[1])?, chunk)?)
+        });
+    }
+}
+
+#[test]
+fn chunks_are_the_whole_in_order() {
+    let x = draws(&[&[2, 13, 3]], DType::F64).remove(0);
+    for (chunk, open, lens) in [
+        (4, 0, vec![4, 4, 4, 1]),
+        (4, 3, vec![1, 4, 4, 4]),
+        (5, 1, vec![4, 5, 4]),
+        (1, 0, vec![1; 13]),
+        (13, 0, vec![13]),
+        (64, 9, vec![13]),
+    ] {
+        let parts = chunks(&x, 1, chunk, open).unwrap();
+        assert_eq!(parts.iter().map(|p| p.dim(1).unwrap()).collect::<Vec<_>>(), lens, "{chunk} {open}");
+        let mut from = 0;
+        // Σ n x² over chunk n, from 1: the gradient 2 n x says whose each row was
+        let mut sums = Vec::new();
+        for (n, part) in parts.iter().enumerate() {
+            let len = part.dim(1).unwrap();
+            let same = x.narrow(1, from, len).unwrap().sub(part).unwrap().abs().unwrap();
+            assert_eq!(same.sum_all().unwrap().to_scalar::<f64>().unwrap(), 0.0);
+            sums.push((part.sqr().unwrap().sum_all().unwrap() * (n + 1) as f64).unwrap());
+            from += len;
+        }
+        let grads = Tensor::stack(&sums, 0).unwrap().sum_all().unwrap().backward().unwrap();
+        let n: Vec<f64> = lens.iter().enumerate().flat_map(|(n, len)| vec![(n + 1) as f64; *len]).collect();
+        let n = Tensor::from_vec(n, (1, 13, 1), &Device::Cpu).unwrap();
+        let want = (x.broadcast_mul(&n).unwrap() * 2.0).unwrap();
+        let off = (grads.get(&x).unwrap() - want).unwrap().abs().unwrap().sum_all().unwrap();
+        assert_eq!(off.to_scalar::<f64>().unwrap(), 0.0, "{chunk} {open}");
+    }
+}
+
+#[test]
 fn a_target_that_is_no_class_is_an_error() {
     let logits = Tensor::zeros((1, 3), DType::F32, &Device::Cpu).unwrap();
     let target = Tensor::new(&[3u32], &Device::Cpu).unwrap();
