@@ -11,9 +11,9 @@ use eunoe_kernels::grad::adamw::{AdamW, State, sum_squares};
 use eunoe_kernels::grad::attend::{self, Attention, Weights};
 use eunoe_kernels::grad::decay::{self, Lightning};
 use eunoe_kernels::grad::glu::{Act, Gated};
-use eunoe_kernels::grad::norm::{self, Centre, Norm};
+use eunoe_kernels::grad::norm::{self, Norm};
+use eunoe_kernels::grad::prefix::{self, Prefixes};
 use eunoe_kernels::grad::rope::Turns;
-use eunoe_kernels::grad::scan::{self, Decay, Sequences, Way};
 use eunoe_kernels::grad::softmax_loss::Targets;
 use eunoe_kernels::rope::{Rope, Style};
 use eunoe_kernels::{Isa, Pool, limits};
@@ -135,14 +135,12 @@ fn rows(bench: &Bench) -> Result<()> {
     let len = ROWS * WIDTH;
     let (x, dy, weight) = (noise(len), noise(len), noise(WIDTH));
     let (mut y, mut dx, mut dweight) = (vec![0.0; len], vec![0.0; len], vec![0.0; WIDTH]);
-    for (name, centre) in [("rms norm", Centre::Zero), ("layer norm", Centre::Mean)] {
-        let norm = Norm { centre, eps: 1e-6, width: WIDTH, weight: Some(&weight), bias: None };
-        bench.moves(name, 2 * len, |isa, pool| norm.forward(isa, pool, &x, &mut y))?;
-        bench.moves(&format!("{name} backward"), 3 * len, |isa, pool| {
-            let grads = norm::Grads { dx: &mut dx, dweight: Some(&mut dweight), dbias: None };
-            norm.backward(isa, pool, &x, &dy, grads)
-        })?;
-    }
+    let norm = Norm { eps: 1e-6, width: WIDTH, weight: Some(&weight) };
+    bench.moves("rms norm", 2 * len, |isa, pool| norm.forward(isa, pool, &x, &mut y))?;
+    bench.moves("rms norm backward", 3 * len, |isa, pool| {
+        let grads = norm::Grads { dx: &mut dx, dweight: Some(&mut dweight) };
+        norm.backward(isa, pool, &x, &dy, grads)
+    })?;
     let of: Vec<u32> = (0..ROWS as u32).map(|i| i * 7 % VOCAB as u32).collect();
     let targets = Targets { vocab: VOCAB, of: &of, ignore: None };
     let (logits, [mut loss, mut lse]) = (noise(ROWS * VOCAB), [(); 2].map(|()| vec![0.0; ROWS]));
@@ -172,15 +170,13 @@ fn gates(bench: &Bench) -> Result<()> {
 }
 
 fn sequences(bench: &Bench) -> Result<()> {
-    let (of, len) = (Sequences { rows: BATCH, t: T, cols: WIDTH }, ROWS * WIDTH);
-    let [a, x, dh] = [(); 3].map(|()| noise(len));
-    let [mut h, mut da, mut dx] = [(); 3].map(|()| vec![0.0; len]);
-    bench.moves("sum over time", 2 * len, |isa, pool| of.sum(isa, pool, Way::Forward, &x, &mut h))?;
-    let decay = Decay { a: &a, start: None };
-    bench.moves("recurrence", 3 * len, |isa, pool| of.decay(isa, pool, decay, &x, &mut h))?;
-    bench.moves("recurrence backward", 5 * len, |isa, pool| {
-        let grads = scan::Grads { da: &mut da, dx: &mut dx, dstart: None };
-        of.decay_backward(isa, pool, decay, &h, &dh, grads)
+    let (of, len) = (Prefixes { rows: BATCH * HEADS, t: T, cols: HEAD_DIM }, ROWS * WIDTH);
+    let (s, [x, dy]) = (noise(ROWS * HEADS), [(); 2].map(|()| noise(len)));
+    let ([mut y, mut dx], mut ds) = ([(); 2].map(|()| vec![0.0; len]), vec![0.0; s.len()]);
+    let inputs = prefix::Inputs { s: &s, x: &x };
+    bench.moves("prefix softmax", 2 * len, |isa, pool| of.forward(isa, pool, inputs, &mut y))?;
+    bench.moves("prefix softmax backward", 3 * len, |isa, pool| {
+        of.backward(isa, pool, inputs, &dy, prefix::Grads { ds: &mut ds, dx: &mut dx })
     })
 }
 

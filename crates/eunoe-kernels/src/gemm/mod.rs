@@ -37,15 +37,6 @@ pub fn gemm<T: Element>(isa: Isa, pool: &Pool, a: Mat<'_, T>, b: Mat<'_, T>, out
     Ok(())
 }
 
-/// As [`gemm`] on the calling thread alone: for tasks of a loop. Its memory is the thread's, kept between calls.
-///
-/// # Errors
-/// As [`gemm`].
-pub fn gemm_here<T: Element>(isa: Isa, a: Mat<'_, T>, b: Mat<'_, T>, out: Out<'_>) -> Result<()> {
-    Product::new(isa, a, b, out, &[])?.run(None);
-    Ok(())
-}
-
 /// Many products of the same sizes: `a`, `b` and `out` are those of the first, and every level repeats what is below it
 /// at a distance of its own; as [`gemm`] says each of them alone.
 ///

@@ -98,7 +98,7 @@ fn run<T: Value>(isa: Isa, pool: Option<&Pool>, a: &Own<T>, b: &Own<T>, before: 
     let out = if before.is_some() { Out::add(&mut data, stride) } else { Out::set(&mut data, stride) };
     match pool {
         Some(pool) => gemm(isa, pool, a.view(), b.view(), out).unwrap(),
-        None => gemm_here(isa, a.view(), b.view(), out).unwrap(),
+        None => gemm(isa, &Pool::new(1), a.view(), b.view(), out).unwrap(),
     }
     assert!(data.chunks(stride).all(|row| row[cols..].iter().all(|x| x.is_nan())), "gaps stay as they were");
     data.chunks(stride).flat_map(|row| row[..cols].to_vec()).collect()
@@ -120,7 +120,7 @@ fn two_by_two<T: Value>() {
             gemm(isa, &Pool::new(1), a, b, Out::set(&mut out, 2)).unwrap();
             assert_eq!(out, want, "{isa:?} {}", T::KIND);
             let mut out = [100.0; 4];
-            gemm_here(isa, a, b, Out::add(&mut out, 2)).unwrap();
+            gemm(isa, &Pool::new(1), a, b, Out::add(&mut out, 2)).unwrap();
             assert_eq!(out, want.map(|x| x + 100.0), "{isa:?} {}", T::KIND);
         }
     }
@@ -249,7 +249,7 @@ fn what_is_not_finite_stays_in_its_row() {
             let b = vec![1.0; k * 19];
             let mut out = vec![f32::NAN; 9 * 19];
             let [a, b] = [(&a, 9, k), (&b, k, 19)].map(|(x, m, n)| Mat::row_major(x, m, n).unwrap());
-            gemm_here(isa, a, b, Out::set(&mut out, 19)).unwrap();
+            gemm(isa, &Pool::new(1), a, b, Out::set(&mut out, 19)).unwrap();
             for (i, row) in out.chunks(19).enumerate() {
                 let is_right = |x: &f32| if i == 4 { !x.is_finite() } else { *x == k as f32 };
                 assert!(row.iter().all(is_right), "{isa:?} row {i}");
@@ -280,7 +280,7 @@ fn heads<T: Value>([t, d]: [usize; 2]) {
                 let a = Mat::row_major(&weights[(text * heads + h) * t * t..], t, t).unwrap();
                 let from = text * t * kv_heads * d + h / group * d;
                 let b = Mat::new(&v[from..], [t, d], [kv_heads * d, 1]).unwrap();
-                gemm_here(isa, a, b, Out::set(&mut one, d)).unwrap();
+                gemm(isa, &Pool::new(1), a, b, Out::set(&mut one, d)).unwrap();
                 for i in 0..t {
                     let got = &out[(text * t + i) * heads * d + h * d..][..d];
                     assert_eq!(bits(got), bits(&one[i * d..][..d]), "{isa:?} text {text} head {h} row {i}");
@@ -328,7 +328,7 @@ fn products_inside_tasks_are_right() {
         let x = Mat::row_major(&x, 40, 40).unwrap();
         // SAFETY: part `i` is task `i`'s, and `out` outlives the loop.
         let out = unsafe { shared.part(i * 1600, 1600) };
-        gemm_here(Isa::detect(), x, x.t(), Out::set(out, 40)).unwrap();
+        gemm(Isa::detect(), &pool, x, x.t(), Out::set(out, 40)).unwrap();
     });
     assert!(out.iter().all(|x| *x == 40.0));
 }

@@ -12,7 +12,6 @@ mod parts;
 pub mod prefix;
 mod product;
 pub mod rope;
-pub mod scan;
 mod scratch;
 pub mod softmax_loss;
 #[cfg(test)]

@@ -68,54 +68,24 @@ impl Targets<'_> {
         dloss: &[f32],
         dlogits: &mut [f32],
     ) -> Result<()> {
+        self.check(logits.len())?;
         check("gradient of the logits", logits.len(), dlogits.len())?;
-        self.differ(isa, pool, Some(logits), lse, dloss, dlogits)
-    }
-
-    /// As [`Targets::backward`], where `logits` become their gradient.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when sizes disagree or a target is not a column.
-    pub fn backward_in_place(
-        &self,
-        isa: Isa,
-        pool: &Pool,
-        lse: &[f32],
-        dloss: &[f32],
-        logits: &mut [f32],
-    ) -> Result<()> {
-        self.differ(isa, pool, None, lse, dloss, logits)
-    }
-
-    /// From `logits`, or from what `out` holds.
-    fn differ(
-        &self,
-        isa: Isa,
-        pool: &Pool,
-        logits: Option<&[f32]>,
-        lse: &[f32],
-        dloss: &[f32],
-        out: &mut [f32],
-    ) -> Result<()> {
-        self.check(out.len())?;
         check("sums of rows", self.of.len(), lse.len())?;
         check("gradients of losses", self.of.len(), dloss.len())?;
         let vocab = self.vocab;
-        in_rows(pool, self.of.len(), vocab, [out], |rows, [out]| {
-            for (row, out) in rows.zip(out.chunks_exact_mut(vocab)) {
+        in_rows(pool, self.of.len(), vocab, [dlogits], |rows, [dlogits]| {
+            for (row, out) in rows.zip(dlogits.chunks_exact_mut(vocab)) {
                 let Some(column) = self.column(row) else {
                     out.fill(0.0);
                     continue;
                 };
-                if let Some(logits) = logits {
-                    out.copy_from_slice(&logits[row * vocab..][..vocab]);
-                }
+                let logits = &logits[row * vocab..][..vocab];
                 let (lse, dloss) = (lse[row], dloss[row]);
                 isa.run(
                     #[inline(always)]
                     || {
-                        for x in out.iter_mut() {
-                            *x = exp(*x - lse) * dloss;
+                        for (out, x) in out.iter_mut().zip(logits) {
+                            *out = exp(x - lse) * dloss;
                         }
                     },
                 );
@@ -188,16 +158,13 @@ mod tests {
         assert_near(&got[2], &[-1.5, 1.5, 0.0, 0.0], 1e-6, "dlogits");
     }
 
-    /// Loss, lse, dlogits, dlogits in place.
+    /// Loss, lse, dlogits.
     fn run(isa: Isa, pool: &Pool, targets: &Targets<'_>, logits: &[f32], dloss: &[f32]) -> Vec<Vec<f32>> {
         let rows = targets.of.len();
         let mut outs = [rows, rows, logits.len()].map(|len| vec![f32::NAN; len]);
         let [loss, lse, dlogits] = &mut outs;
         targets.forward(isa, pool, logits, loss, lse).expect("sizes agree");
         targets.backward(isa, pool, logits, lse, dloss, dlogits).expect("sizes agree");
-        let mut in_place = logits.to_vec();
-        targets.backward_in_place(isa, pool, lse, dloss, &mut in_place).expect("sizes agree");
-        assert_eq!(in_place, *dlogits);
         outs.into()
     }
 
@@ -245,6 +212,6 @@ mod tests {
         assert!(targets.forward(isa, pool, &[0.0; 4], loss, lse).is_err());
         assert!(targets.forward(isa, pool, &[0.0; 2], &mut [], lse).is_err());
         assert!(targets.backward(isa, pool, &[0.0; 2], lse, &[1.0], &mut [0.0; 1]).is_err());
-        assert!(targets.backward_in_place(isa, pool, lse, &[], &mut [0.0; 2]).is_err());
+        assert!(targets.backward(isa, pool, &[0.0; 2], lse, &[], &mut [0.0; 2]).is_err());
     }
 }

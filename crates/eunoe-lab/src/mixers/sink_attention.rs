@@ -82,8 +82,8 @@ impl SinkAttention {
         rest: Option<Tensor>,
     ) -> Result<(Tensor, Option<Tensor>)> {
         match self.form {
-            "sigmoid" | "sigmoid_norm" | "elu" | "elu_norm" => {
-                let sigmoid = self.form.starts_with('s');
+            "sigmoid_norm" | "elu" | "elu_norm" => {
+                let sigmoid = self.form == "sigmoid_norm";
                 let f = if sigmoid { ops::sigmoid(scores)? } else { (scores.elu(1.0)? + 1.0)? };
                 let f = f.broadcast_mul(mask)?;
                 let z = self.form.ends_with("norm").then(|| f.sum_keepdim(D::Minus1)? + 1e-8).transpose()?;
@@ -105,6 +105,36 @@ impl SinkAttention {
                 Ok((f, Some(z)))
             }
         }
+    }
+
+    /// The forms that have a kernel.
+    fn fused([q, k, v]: [&Tensor; 3], weights: ops::Weights, ctx: &mut Ctx<'_>) -> Result<Tensor> {
+        ctx.show("attn", || ops::attn(q, k, None, weights))?;
+        ops::attend(q, k, v, None, weights)
+    }
+
+    /// The other forms.
+    fn attend(&self, [q, k, v]: [&Tensor; 3], ctx: &mut Ctx<'_>) -> Result<Tensor> {
+        let scores = (matmul(q, &k.t()?)? * (self.spec.head_dim() as f64).powf(-0.5))?;
+        let mask = ops::causal(q.dim(2)?, k.dim(2)?, None, &scores)?;
+        // the bias stands at no position, so its key meets the query as it was rotated
+        let rest = self.rest(q)?;
+        let (f, z) = self.weights(&scores, &mask, rest.clone())?;
+        let attn = match &z {
+            Some(z) => f.broadcast_div(z)?,
+            None => f,
+        };
+        ctx.show("attn", || Ok(attn.clone()))?;
+        let mut o = matmul(&attn, v)?;
+        if let Some(bias) = &self.v_bias {
+            let bias = bias.to_dtype(o.dtype())?.unsqueeze(1)?;
+            let share = match &rest {
+                Some(_) => attn.sum_keepdim(D::Minus1)?.affine(-1.0, 1.0)?,
+                None => attn.narrow(D::Minus1, 0, 1)?.ones_like()?,
+            };
+            o = (o + share.broadcast_mul(&bias)?)?;
+        }
+        Ok(o)
     }
 
     /// The score of the key that takes the rest, `[b, h, t_q, 1]`.
@@ -129,25 +159,11 @@ impl Mixer for SinkAttention {
         let q = self.rope.run(&plain, state.pos)?;
         let k = state.append("k", &self.rope.run(&heads(k)?, state.pos)?, 2)?;
         let v = state.append("v", &heads(v)?, 2)?;
-        let scores = (matmul(&q, &k.t()?)? * (self.spec.head_dim() as f64).powf(-0.5))?;
-        let mask = ops::causal(q.dim(2)?, k.dim(2)?, None, &scores)?;
-        // the bias stands at no position, so its key meets the query as it was rotated
-        let rest = self.rest(&q)?;
-        let (f, z) = self.weights(&scores, &mask, rest.clone())?;
-        let attn = match &z {
-            Some(z) => f.broadcast_div(z)?,
-            None => f,
+        let o = match self.form {
+            "softmax" => Self::fused([&q, &k, &v], ops::Weights::Softmax, ctx)?,
+            "sigmoid" => Self::fused([&q, &k, &v], ops::Weights::Sigmoid, ctx)?,
+            _ => self.attend([&q, &k, &v], ctx)?,
         };
-        ctx.show("attn", || Ok(attn.clone()))?;
-        let mut o = matmul(&attn, &v)?;
-        if let Some(bias) = &self.v_bias {
-            let bias = bias.to_dtype(o.dtype())?.unsqueeze(1)?;
-            let share = match &rest {
-                Some(_) => attn.sum_keepdim(D::Minus1)?.affine(-1.0, 1.0)?,
-                None => attn.narrow(D::Minus1, 0, 1)?.ones_like()?,
-            };
-            o = (o + share.broadcast_mul(&bias)?)?;
-        }
         state.put("k", k);
         state.put("v", v);
         state.pos += x.dim(1)?;

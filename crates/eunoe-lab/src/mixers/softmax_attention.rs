@@ -78,8 +78,8 @@ impl Mixer for SoftmaxAttention {
         let k = self.rope.run(&nets::split(&self.k.run(x)?, self.spec.kv_heads)?, state.pos)?;
         let v = nets::split(&self.v.run(x)?, self.spec.kv_heads)?;
         let (k, v) = (state.append("k", &k, 2)?, state.append("v", &v, 2)?);
-        ctx.show("attn", || ops::attn(&q, &k, self.window))?;
-        let o = ops::attend(&q, &k, &v, self.window)?;
+        ctx.show("attn", || ops::attn(&q, &k, self.window, ops::Weights::Softmax))?;
+        let o = ops::attend(&q, &k, &v, self.window, ops::Weights::Softmax)?;
         let most = self.window.map_or(usize::MAX, |w| w - 1);
         state.keep_last("k", &k, 2, most)?;
         state.keep_last("v", &v, 2, most)?;

@@ -1,34 +1,38 @@
-//! Causal softmax attention.
+//! Causal attention.
 
 use std::sync::OnceLock;
 
 use candle_core::{Shape, Tensor};
-use eunoe_kernels::grad::attend::{Attention, Grads, Inputs, Outputs, Weights};
+pub use eunoe_kernels::grad::attend::Weights;
+use eunoe_kernels::grad::attend::{Attention, Grads, Inputs, Outputs};
 
 use super::kernels::{Op, apply3, backend, fits, told};
-use super::{causal, masked, matmul, repeat_heads, softmax};
+use super::{causal, masked, matmul, repeat_heads, sigmoid, softmax};
 use crate::Result;
 
-/// Attention probabilities `[b, h, t_q, t_k]` of `q` `[b, h, t_q, d]` over `k` `[b, h_kv, t_k, d]`: the last query stands
+/// Attention weights `[b, h, t_q, t_k]` of `q` `[b, h, t_q, d]` over `k` `[b, h_kv, t_k, d]`: the last query stands
 /// with the last key, no query looks ahead or further back than `window`.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn attn(q: &Tensor, k: &Tensor, window: Option<usize>) -> Result<Tensor> {
+pub fn attn(q: &Tensor, k: &Tensor, window: Option<usize>, weights: Weights) -> Result<Tensor> {
     let (_, heads, t_q, d) = q.dims4()?;
     let k = repeat_heads(k, heads)?;
     let scores = (matmul(q, &k.t()?)? * (d as f64).powf(-0.5))?;
     let mask = causal(t_q, k.dim(2)?, window, &scores)?;
-    softmax(&masked(&scores, &mask)?)
+    match weights {
+        Weights::Softmax => softmax(&masked(&scores, &mask)?),
+        Weights::Sigmoid => sigmoid(&scores)?.broadcast_mul(&mask),
+    }
 }
 
-/// Causal softmax attention, `[b, h, t_q, d]`: [`attn`] times `v` `[b, h_kv, t_k, d]`.
+/// Causal attention, `[b, h, t_q, d]`: [`attn`] times `v` `[b, h_kv, t_k, d]`.
 ///
 /// # Errors
 /// Shapes that do not fit.
-pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor> {
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>, weights: Weights) -> Result<Tensor> {
     if !fits(&[q, k, v]) {
-        return matmul(&attn(q, k, window)?, &repeat_heads(v, q.dim(1)?)?);
+        return matmul(&attn(q, k, window, weights)?, &repeat_heads(v, q.dim(1)?)?);
     }
     let ((batch, heads, t_q, head_dim), (_, kv_heads, t_k, _)) = (q.dims4()?, k.dims4()?);
     let attention = Attention {
@@ -41,7 +45,7 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Resu
         value_dim: v.dim(3)?,
         scale: (head_dim as f32).powf(-0.5),
         window,
-        weights: Weights::Softmax,
+        weights,
     };
     apply3(Attend { attention, lse: OnceLock::new() }, [q, k, v])
 }

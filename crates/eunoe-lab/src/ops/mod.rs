@@ -11,7 +11,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use attend::{attend, attn};
+pub use attend::{Weights, attend, attn};
 pub use decay::decay_attend;
 pub(crate) use kernels::{backend, fits, sum_squares};
 pub use kernels::{set_plain, set_threads, threads};

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{D, DType, Shape, Tensor};
 use eunoe_kernels::grad::glu::{Act, Gated};
-use eunoe_kernels::grad::norm::{Centre, Grads, Norm};
+use eunoe_kernels::grad::norm::{Grads, Norm};
 use eunoe_kernels::grad::softmax_loss::Targets;
 
 use super::kernels::{Op, apply1, apply2, backend, fits, told};
@@ -40,7 +40,7 @@ struct RmsNorm {
 impl RmsNorm {
     fn norm<'a>(&self, inputs: &[&'a [f32]]) -> Norm<'a> {
         let width = self.shape.dims().last().copied().unwrap_or(0);
-        Norm { centre: Centre::Zero, eps: self.eps, width, weight: inputs.get(1).copied(), bias: None }
+        Norm { eps: self.eps, width, weight: inputs.get(1).copied() }
     }
 }
 
@@ -59,7 +59,7 @@ impl Op for RmsNorm {
         let mut all: Vec<Vec<f32>> = inputs.iter().map(|input| vec![0.0; input.len()]).collect();
         let (dx, rest) = all.split_at_mut(1);
         let dweight = rest.first_mut().map(Vec::as_mut_slice);
-        let grads = Grads { dx: &mut dx[0], dweight, dbias: None };
+        let grads = Grads { dx: &mut dx[0], dweight };
         self.norm(inputs).backward(isa, pool, inputs[0], dy, grads).map_err(told)?;
         Ok(all)
     }

@@ -61,9 +61,10 @@ fn attention() {
         [(None, 9, 9, 4), (None, 1, 7, 2), (Some(4), 70, 70, 1), (Some(3), 5, 8, 4)]
     {
         let kv = [2, kv_heads, t_k, 8];
-        check(&format!("{window:?} {t_q} {t_k}"), &[&[2, 4, t_q, 8], &kv, &kv], &|x| {
-            attend(&x[0], &x[1], &x[2], window)
-        });
+        for weights in [Weights::Softmax, Weights::Sigmoid] {
+            let what = format!("{weights:?} {window:?} {t_q} {t_k}");
+            check(&what, &[&[2, 4, t_q, 8], &kv, &kv], &|x| attend(&x[0], &x[1], &x[2], window, weights));
+        }
     }
 }
 
