@@ -39,8 +39,8 @@ pub const MIXERS: &[&str] = &[
     "linear_attention",
     "lightning_attention",
     "delta_rule",
-    "titans(wiring=memory)",
-    "titans(wiring=mag)",
+    "titans(wiring=memory, step=0.1)",
+    "titans(wiring=mag, step=0.1)",
     "aaren",
 ];
 

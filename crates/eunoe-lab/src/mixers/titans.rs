@@ -47,8 +47,8 @@ pub static ENTRY: MixerEntry = MixerEntry {
             Arg {
                 name: "step",
                 kind: Kind::Float { min: 0.0, max: 0.5 },
-                default: "0.1",
-                help: "the largest step of the memory's descent",
+                default: "0.025",
+                help: "the largest step of the memory's descent; with keys as alike as those of texts more of it diverges",
             },
         ],
     },
