@@ -30,7 +30,7 @@ pub static ENTRY: MixerEntry = MixerEntry {
         args: &[Arg {
             name: "chunk",
             kind: Kind::Int { min: 1, max: 64 },
-            default: "64",
+            default: "16",
             help: "tokens that are computed at a time; changes nothing but speed",
         }],
     },
