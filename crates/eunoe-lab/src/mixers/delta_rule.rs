@@ -90,8 +90,7 @@ fn unit_lower_inverse(a: &Tensor) -> Result<Tensor> {
 /// o and the last S for q, k, v `[b, h, t, d]` and β `[b, h, t, 1]` from S `[b, h, d, d]`.
 ///
 /// In a chunk, with A = tril(diag(β) K Kᵀ, −1) and X = (I + A)⁻¹ diag(β): what is written at each token is
-/// U = X V − X K Sᵀ, and so S ← S + Uᵀ K = S (I − (X K)ᵀ K) + (X V)ᵀ K, and with P = tril(Q Kᵀ)
-/// O = Q Sᵀ + P U = (Q − P X K) Sᵀ + P X V. All but S is known of all chunks at once.
+/// U = X V − X K Sᵀ, and so O = Q Sᵀ + tril(Q Kᵀ) U, S ← S + Uᵀ K. All but U and S is known of all chunks at once.
 fn scan(
     q: &Tensor,
     k: &Tensor,
@@ -114,28 +113,21 @@ fn scan(
     let kt = k.t()?;
     let a = matmul(&k, &kt)?.broadcast_mul(&below)?.broadcast_mul(&beta)?;
     let x = unit_lower_inverse(&a)?.broadcast_mul(&beta.t()?)?;
-    let (xk, xv) = (matmul(&x, &k)?, matmul(&x, &v)?);
-    let p = matmul(&q, &kt)?.broadcast_mul(&upto)?;
-    let kept = Tensor::eye(d, q.dtype(), q.device())?.broadcast_sub(&matmul(&xk.t()?, &k)?)?;
-    let written = matmul(&xv.t()?, &k)?;
-    let (starts, s) = states(s, &kept, &written, count)?;
-    let read = (q - matmul(&p, &xk)?)?;
-    let o = (matmul(&read, &starts.t()?)? + matmul(&p, &xv)?)?;
-    Ok((o.reshape((b, h, count * c, d))?.narrow(2, 0, t)?, s))
-}
-
-/// S ← S `kept` + `written`, chunk by chunk: S `[b, h, d, d]` at the start of every chunk, as `[b · h · count, d, d]`, and
-/// behind the last.
-fn states(s: Tensor, kept: &Tensor, written: &Tensor, count: usize) -> Result<(Tensor, Tensor)> {
-    let (b, h, d, _) = s.dims4()?;
-    let each = |x: &Tensor| ops::chunks(&x.reshape((b * h, count, d, d))?, 1, 1, 0);
+    let each = |x: &Tensor| ops::chunks(&x.reshape((b * h, count, c, d))?, 1, 1, 0);
+    let (xk, xv, keys) = (each(&matmul(&x, &k)?)?, each(&matmul(&x, &v)?)?, each(&k)?);
     let mut s = s.reshape((b * h, 1, d, d))?;
-    let mut starts = Vec::with_capacity(count);
-    for (kept, written) in each(kept)?.iter().zip(each(written)?) {
-        let next = (matmul(&s, kept)? + written)?;
+    let (mut starts, mut written) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for ((xk, xv), k) in xk.iter().zip(xv).zip(keys) {
+        let u = (xv - matmul(xk, &s.t()?)?)?;
+        let next = (&s + matmul(&u.t()?, &k)?)?;
         starts.push(std::mem::replace(&mut s, next));
+        written.push(u);
     }
-    Ok((Tensor::cat(&starts, 1)?.reshape((b * h * count, d, d))?, s.reshape((b, h, d, d))?))
+    let all = |x: Vec<Tensor>, rows| Tensor::cat(&x, 1)?.reshape((b * h * count, rows, d));
+    let (starts, u) = (all(starts, d)?, all(written, c)?);
+    let own = matmul(&matmul(&q, &kt)?.broadcast_mul(&upto)?, &u)?;
+    let o = (matmul(&q, &starts.t()?)? + own)?;
+    Ok((o.reshape((b, h, count * c, d))?.narrow(2, 0, t)?, s.reshape((b, h, d, d))?))
 }
 
 impl Mixer for DeltaRule {
