@@ -97,7 +97,7 @@ impl Settings {
             "linear_attention".into(),
         ];
         let model = Config { d_model: 192, layers: 6, heads: 4, d_ff: 512, ..Config::default() };
-        let train = TrainConfig { steps: 1220, batch: 32, seq_len: 512, ..TrainConfig::default() };
+        let train = TrainConfig { steps: 800, batch: 32, seq_len: 512, ..TrainConfig::default() };
         Self {
             title: "Books, byte by byte".into(),
             symbol: "byte".into(),
