@@ -45,8 +45,7 @@ impl Devices {
         }
     }
 
-    /// The device of a worker: they take turns. Each has a stream of its own, so that small operations of several run at
-    /// the same time.
+    /// The device of a worker: they take turns, each on a stream of its own.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the card is not there.

@@ -9,4 +9,4 @@ pub mod throughput;
 
 pub use folder::{Folder, ITEMS, MANIFEST, Manifest};
 pub use grid::{Cell, Ended, Progress, Workers};
-pub use page::{Head, Page, together};
+pub use page::{Head, Page, open, together};

@@ -70,37 +70,42 @@ pub trait Page {
 pub fn together(title: &str, dirs: &[PathBuf]) -> Result<String> {
     let mut sections = Vec::new();
     for (at, dir) in dirs.iter().enumerate() {
-        let (name, parts) = parts(dir)?;
-        sections.extend(parts.into_iter().map(|part| Section {
-            id: format!("{}-{}", at + 1, part.id).into(),
-            title: format!("{name}: {}", part.title).into(),
-            body: part.body,
-        }));
+        open(dir, &mut |page| {
+            let name = page.head().title;
+            sections.extend(page.sections()?.into_iter().map(|part| Section {
+                id: format!("{}-{}", at + 1, part.id).into(),
+                title: format!("{name}: {}", part.title).into(),
+                body: part.body,
+            }));
+            Ok(())
+        })?;
     }
     eunoe_report::document(title, "Sequence mixers side by side", env!("CARGO_PKG_VERSION"), &sections)
 }
 
-/// Title and sections of the benchmark in a folder.
-fn parts(dir: &Path) -> Result<(String, Vec<Section>)> {
+/// Opens the finished benchmark in a folder, wherever it was run.
+///
+/// # Errors
+/// [`Error::Invalid`] for a folder without one, and those of `then`.
+pub fn open(dir: &Path, then: &mut dyn FnMut(&dyn Page) -> Result<()>) -> Result<()> {
     let path = dir.join(MANIFEST);
     let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
     let wrong = |why: String| Error::Invalid(format!("`{}`: {why}", path.display()));
     let value: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-    let of = |page: &dyn Page| Ok((page.head().title.to_owned(), page.sections()?));
     match value["benchmark"].as_str() {
         Some("mqar") => {
             let (manifest, lines) = read(dir, value)?;
-            of(&mqar::Report::new(&manifest, &lines)?)
+            then(&mqar::Report::new(&manifest, &lines)?)
         }
         Some("texts") => {
             let (manifest, lines) = read(dir, value)?;
-            of(&texts::Report::new(&manifest, &lines)?)
+            then(&texts::Report::new(&manifest, &lines)?)
         }
         Some("throughput") => {
             let (manifest, rows) = read(dir, value)?;
-            of(&throughput::Report::new(&manifest, &rows)?)
+            then(&throughput::Report::new(&manifest, &rows)?)
         }
-        other => Err(wrong(format!("not a benchmark of the lab ({other:?})"))),
+        other => Err(wrong(format!("not a benchmark of the lab ({})", other.unwrap_or("it has no name")))),
     }
 }
 

@@ -105,7 +105,7 @@ impl Settings {
             patterns: patterns.to_vec(),
             model,
             train,
-            lrs: vec![3e-4, 1e-3, 3e-3],
+            lrs: vec![1e-3, 3e-3, 1e-2],
             seeds: 3,
             points: 20,
             windows: 64,
@@ -136,8 +136,7 @@ impl Settings {
             ["music_transformer", "softmax_attention", "softmax_attention(window=64)", "lightning_attention"];
         let books = Self::books();
         let model = Config { d_model: 128, layers: 4, d_ff: 344, ..books.model };
-        // nine passes over 229 pieces: with more, what is learned is the pieces
-        let train = TrainConfig { steps: 250, batch: 16, ..books.train };
+        let train = TrainConfig { steps: 1000, batch: 16, ..books.train };
         Self {
             title: "Chorales, voice by voice".into(),
             symbol: "note".into(),
@@ -261,6 +260,9 @@ pub struct Point {
     pub valid: Option<f64>,
     /// Share of heads whose mean weight on the first of 64 tokens is above 0.3; none where no layer has weights.
     pub sink: Option<f64>,
+    /// Mean weight of all heads on it.
+    #[serde(default)]
+    pub first: Option<f64>,
 }
 
 /// What one training gave: a line of the results.

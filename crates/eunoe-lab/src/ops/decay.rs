@@ -32,17 +32,18 @@ pub fn decay_attend(
         None => Tensor::zeros((b, h, n, v.dim(3)?), q.dtype(), q.device())?,
     };
     let mut outputs = Vec::with_capacity(t.div_ceil(chunk));
+    // those of the last chunk: all but one are as long
+    let mut known: Option<(usize, [Tensor; 4])> = None;
     let [q, k, v] = [q, k, v].map(|x| chunks(x, 2, chunk, 0));
     for ((q, k), v) in q?.iter().zip(k?).zip(v?) {
         let c = q.dim(2)?;
-        // row i, column j, both from 0: λ^(i − j); λ^(i + 1) for what was before; λ^(c − 1 − i) for what is left behind
-        let inside = powers(decay, (c, c), q, |i, j| (j <= i).then(|| i - j))?;
-        let before = powers(decay, (c, 1), q, |i, _| Some(i + 1))?;
-        let after = powers(decay, (c, 1), q, |i, _| Some(c - 1 - i))?;
-        let across = powers(decay, (1, 1), q, |_, _| Some(c))?;
-        let own = matmul(&matmul(q, &k.t()?)?.broadcast_mul(&inside)?, &v)?;
-        outputs.push((own + matmul(&q.broadcast_mul(&before)?, &s)?)?);
-        s = (s.broadcast_mul(&across)? + matmul(&k.broadcast_mul(&after)?.t()?, &v)?)?;
+        let [inside, before, after, across] = match &known {
+            Some((len, all)) if *len == c => all,
+            _ => &known.insert((c, all_powers(decay, c, q)?)).1,
+        };
+        let own = matmul(&matmul(q, &k.t()?)?.broadcast_mul(inside)?, &v)?;
+        outputs.push((own + matmul(&q.broadcast_mul(before)?, &s)?)?);
+        s = (s.broadcast_mul(across)? + matmul(&k.broadcast_mul(after)?.t()?, &v)?)?;
     }
     Ok((Tensor::cat(&outputs, 2)?, s))
 }
@@ -146,6 +147,17 @@ impl Op for Scan {
         let dv = if self.starts { together(&dstart, &dv, [states, values]) } else { dv };
         Ok(vec![dq, dk, dv])
     }
+}
+
+/// Of a chunk of `c`, row i, column j, both from 0: λ^(i − j) inside; λ^(i + 1) for what was before; λ^(c − 1 − i) for what
+/// is left behind; λ^c across.
+fn all_powers(decay: &[f64], c: usize, like: &Tensor) -> Result<[Tensor; 4]> {
+    Ok([
+        powers(decay, (c, c), like, |i, j| (j <= i).then(|| i - j))?,
+        powers(decay, (c, 1), like, |i, _| Some(i + 1))?,
+        powers(decay, (c, 1), like, |i, _| Some(c - 1 - i))?,
+        powers(decay, (1, 1), like, |_, _| Some(c))?,
+    ])
 }
 
 /// `[1, h, rows, cols]` of λ^power, 0 where there is no power.

@@ -71,7 +71,8 @@ fn point(settings: &Settings, texts: &Texts, trainee: &Trainee, device: &Device)
     let t = settings.train.seq_len;
     let valid = mean(&by_position(&trainee.model, &texts.valid, (t, t), settings.windows, device)?);
     let valid = Some(valid).filter(|valid| valid.is_finite());
-    Ok(Point { step: trainee.adam.step, valid, sink: sink(&trainee.model, &texts.valid, device)? })
+    let (sink, first) = sink(&trainee.model, &texts.valid, device)?.unzip();
+    Ok(Point { step: trainee.adam.step, valid, sink, first })
 }
 
 /// What is measured at the end of a training that did not diverge.

@@ -10,7 +10,7 @@ use crate::bench::grid::mean_sd;
 use crate::bench::page::{Head, Page};
 
 const RULE: &str = "Mean of the seeds ± their standard deviation, at the rate that loses least on validation texts. Beside the \
-                    first pattern: a difference below two standard deviations (the root of the mean of both variances) is a tie.";
+                    first pattern: a difference below two standard deviations (the root of the mean of both variances) is a tie. A rate at the edge of those tried may not be the best there is.";
 
 /// The trainings of a pattern at the rate that validation chose.
 #[derive(Clone, Debug)]
@@ -106,13 +106,16 @@ impl<'a> Report<'a> {
             ("positions.svg", "Loss by position, the state carried on".to_owned(), self.by_position()),
             ("state.svg", "Loss against bytes of state".to_owned(), self.by_state()),
         ];
-        if self.best.iter().any(|best| best.lines[0].curve.iter().any(|point| point.sink.is_some())) {
-            let label = "share of heads that attend to the first token";
-            plots.push((
-                "sinks.svg",
-                "Attention sinks over training".into(),
-                self.training(|p| p.sink, label),
-            ));
+        let shows = |of: fn(&super::Point) -> Option<f64>| {
+            self.lines.iter().any(|line| line.curve.iter().any(|point| of(point).is_some()))
+        };
+        if shows(|point| point.sink) {
+            let share = self.training(|point| point.sink, "share of heads that attend to the first token");
+            plots.push(("sinks.svg", "Attention sinks over training".into(), share));
+        }
+        if shows(|point| point.first) {
+            let weight = self.training(|point| point.first, "mean weight on the first token");
+            plots.push(("first.svg", "Attention to the first token over training".into(), weight));
         }
         plots
     }
@@ -127,8 +130,9 @@ impl<'a> Report<'a> {
             ),
         ];
         if self.has_sinks() {
-            let note = "Share of heads, over all layers and 100 windows of 64 symbols of validation text, whose mean weight on \
-                        the first symbol is above 0.3; weights that need not sum to one are divided by the sum of their sizes.";
+            let note = "A sink is a head whose mean weight on the first symbol is above 0.3; weights are means over all heads. Both \
+                        over all layers and 100 windows of 64 symbols of validation text; weights that need not sum to one are \
+                        divided by the sum of their sizes.";
             tables.push(("Attention sinks", note.into(), self.sinks()));
         }
         tables.push(("Rates", format!("Validation {} of seed 0.", self.unit()), self.rates()));
@@ -199,8 +203,16 @@ impl<'a> Report<'a> {
                 0 => best.beside(&self.best[0]),
                 n => format!("{n} diverged"),
             };
-            vec![spread(best.test()), Item::text(note), Item::num(best.lr.to_string())]
+            let rate =
+                Item::num(best.lr.to_string()).small(if self.is_edge(best.lr) { "(edge)" } else { "" });
+            vec![spread(best.test()), Item::text(note), rate]
         })
+    }
+
+    /// Whether a rate is the lowest or the highest of several: a better one may lie outside.
+    fn is_edge(&self, lr: f64) -> bool {
+        let lrs = &self.grid().lrs;
+        lrs.len() > 1 && !(lrs.iter().any(|other| *other < lr) && lrs.iter().any(|other| *other > lr))
     }
 
     /// From where, up to where: of the first training that was measured.
@@ -225,26 +237,21 @@ impl<'a> Report<'a> {
     }
 
     fn sinks(&self) -> Table {
-        self.table(
-            "Attention sinks",
-            vec!["at the start".into(), "at the end".into(), "at most".into()],
-            |best| {
-                let share = |of: fn(&[f64]) -> Option<f64>| {
-                    let all = best.lines.iter().map(|line| {
-                        let sinks: Vec<f64> = line.curve.iter().filter_map(|point| point.sink).collect();
-                        of(&sinks).map_or(f64::NAN, |share| 100.0 * share)
-                    });
-                    let (mean, sd) = mean_sd(all.collect::<Vec<_>>().into_iter());
-                    match mean.is_nan() {
-                        true => Item::num("–"),
-                        false => Item::num(format!("{mean:.1} %"))
-                            .small(sd.map_or(String::new(), |sd| format!("± {sd:.1}"))),
-                    }
-                };
-                let most = |sinks: &[f64]| sinks.iter().copied().max_by(f64::total_cmp);
-                vec![share(|sinks| sinks.first().copied()), share(|sinks| sinks.last().copied()), share(most)]
-            },
-        )
+        let columns =
+            ["sinks at the start", "at the end", "at most", "weight at the start", "at the end", "at most"];
+        self.table("Attention sinks", columns.map(String::from).to_vec(), |best| {
+            let value = |of: fn(&super::Point) -> Option<f64>, at: fn(&[f64]) -> Option<f64>| {
+                let all = best.lines.iter().map(|line| {
+                    let over: Vec<f64> = line.curve.iter().filter_map(of).collect();
+                    at(&over).map_or(f64::NAN, |share| 100.0 * share)
+                });
+                percent(mean_sd(all.collect::<Vec<_>>().into_iter()))
+            };
+            let most = |over: &[f64]| over.iter().copied().max_by(f64::total_cmp);
+            let of =
+                |of| [value(of, |o| o.first().copied()), value(of, |o| o.last().copied()), value(of, most)];
+            [of(|point| point.sink), of(|point| point.first)].concat()
+        })
     }
 
     fn rates(&self) -> Table {
@@ -372,6 +379,13 @@ impl Page for Report<'_> {
             parts::groups("how", "How it was measured", &self.how(), &[])?,
         ];
         Ok(sections.into_iter().flatten().collect())
+    }
+}
+
+fn percent((mean, sd): (f64, Option<f64>)) -> Item {
+    match mean.is_nan() {
+        true => Item::num("–"),
+        false => Item::num(format!("{mean:.1} %")).small(sd.map_or(String::new(), |sd| format!("± {sd:.1}"))),
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::bench::{ITEMS, MANIFEST, Page as _, together};
+use crate::bench::{ITEMS, MANIFEST, Page as _, open, together};
 use crate::device::Devices;
 
 struct Silent;
@@ -50,6 +50,8 @@ fn each_pattern_is_searched_and_then_repeated_at_its_best_rate() {
         let least = own(0).min_by(|a, b| a.valid.unwrap().total_cmp(&b.valid.unwrap())).unwrap();
         assert_eq!((best.lr, best.lines.len()), (least.lr, 3));
         assert!(own(1).chain(own(2)).all(|line| line.lr == least.lr));
+        // of two rates either is an edge
+        assert!(report.markdown().contains(&format!("| {} (edge) |", least.lr)));
     }
     let all = std::fs::read_to_string(dir.path().join(ITEMS)).unwrap();
     let kept: Vec<&str> = all.lines().take(5).collect();
@@ -145,6 +147,8 @@ fn a_training_that_diverges_is_a_result() {
     let both = together("Both", &[here.clone(), here.clone()]).unwrap();
     assert!(both.contains("<section id=\"1-findings\"") && both.contains("<section id=\"2-findings\""));
     assert!(both.contains("Books, byte by byte: Findings"));
+    open(&here, &mut |page| page.write(&here).map(|_| ())).unwrap();
+    assert_eq!(std::fs::read_to_string(here.join("report.md")).unwrap(), page);
     std::fs::write(here.join(MANIFEST), "{\"benchmark\": \"other\"}").unwrap();
     let error = together("Both", &[here]).unwrap_err().to_string();
     assert!(error.contains("not a benchmark of the lab"), "{error}");

@@ -3,39 +3,53 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use eunoe_lab::bench::together;
+use eunoe_lab::bench::{open, together};
 use eunoe_lab::train::write_whole;
 use serde::Serialize;
 
 use crate::commands::out;
 
-/// One page of the benchmarks in several folders
+/// Write the reports of finished benchmarks anew, wherever they were run, or one page of several
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folders of finished benchmarks
     #[arg(required = true, value_name = "FOLDER")]
     folders: Vec<PathBuf>,
-    /// The page
+    /// One page of all of them, instead of a report in each folder
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// What stands above it
     #[arg(long, default_value = "The lab")]
     title: String,
 }
 
 #[derive(Serialize)]
-struct Done<'a> {
-    report: &'a std::path::Path,
+struct Done {
+    reports: Vec<PathBuf>,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// Those of [`together`], and a page that cannot be written.
+/// Those of [`together`] and [`open`], and a page that cannot be written.
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    write_whole(&args.out, together(&args.title, &args.folders)?.as_bytes())?;
-    match json {
-        true => out::json(&Done { report: &args.out }),
-        false => out::line(&format!("`{}`", args.out.display())),
+    let mut reports = Vec::new();
+    match &args.out {
+        Some(out) => {
+            write_whole(out, together(&args.title, &args.folders)?.as_bytes())?;
+            reports.push(out.clone());
+        }
+        None => {
+            for dir in &args.folders {
+                open(dir, &mut |page| {
+                    reports.push(page.write(dir)?);
+                    Ok(())
+                })?;
+            }
+        }
     }
+    if json {
+        return out::json(&Done { reports });
+    }
+    reports.iter().try_for_each(|path| out::line(&format!("`{}`", path.display())))
 }

@@ -15,7 +15,7 @@ use crate::commands::out;
 /// Language models of books, byte by byte: what each pattern of mixers loses at equal parameters, steps and search
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  eunoe-lab bench books --train a.txt b.txt --valid c.txt --test d.txt --out books --device cuda --workers 4
+  eunoe-lab bench books --train a.txt b.txt --valid c.txt --test d.txt --out books --device cuda
   eunoe-lab bench books --train a.txt --valid b.txt --test c.txt --out small --steps 300 --batch 8 --seq-len 256 \\
       --patterns 'softmax_attention; gated_conv + based'")]
 pub(crate) struct Books {
