@@ -83,7 +83,7 @@ impl State {
         self.map(&|tensor| if is_whole(tensor) { Ok(tensor.clone()) } else { tensor.force_contiguous() })
     }
 
-    /// Bytes of all tensors.
+    /// Text of all tensors.
     pub fn bytes(&self) -> usize {
         let own = self.slots.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum::<usize>();
         own + self.parts.values().map(State::bytes).sum::<usize>()

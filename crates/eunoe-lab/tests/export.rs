@@ -10,7 +10,8 @@ use eunoe_engine::{Arithmetic, Engine, Length, Options, Windows};
 use eunoe_kv::Plan;
 use eunoe_lab::bridge;
 use eunoe_lab::nets::{Config, Decoder, Mlp, Params};
-use eunoe_lab::streams::Bytes;
+use eunoe_lab::ops::Precision;
+use eunoe_lab::streams::Text;
 use eunoe_lab::train::{self, AdamW, Checkpoint, Data, Progress, Row, RunConfig, TrainConfig};
 use eunoe_model::gguf;
 use tempfile::TempDir;
@@ -39,7 +40,8 @@ fn small() -> Config {
 /// A model after a few steps with large ones, so that gains and biases have moved.
 fn trained(model: Config, folder: &Path) -> (RunConfig, PathBuf) {
     let train = TrainConfig { steps: 20, batch: 4, seq_len: CTX, lr: 1e-2, ..TrainConfig::default() };
-    let config = RunConfig { model, data: Data { files: vec![TEXT.into()], held_out: Vec::new() }, train };
+    let config =
+        RunConfig { from: None, model, data: Data { files: vec![TEXT.into()], held_out: Vec::new() }, train };
     train::train(&config, folder, &Device::Cpu, &mut Quiet).unwrap();
     (config, folder.join("last.safetensors"))
 }
@@ -48,7 +50,7 @@ fn lab_loss(config: &RunConfig, checkpoint: &Path, text: &[u8]) -> f64 {
     let mut params = Params::new(9, DType::F32, &Device::Cpu);
     let model = Decoder::new(&config.model, &mut params).unwrap();
     train::load_params(checkpoint, &params).unwrap();
-    let text = Bytes::new(text.to_vec(), CTX + 1).unwrap();
+    let text = Text::new(text.to_vec(), CTX + 1).unwrap();
     train::evaluate(&model, &text, CTX, usize::MAX, &Device::Cpu).unwrap()
 }
 
@@ -82,7 +84,7 @@ fn the_engine_finds_the_loss_of_the_lab() {
         let (config, checkpoint) = trained(model, folder.path());
         let out = folder.path().join("out");
         bridge::export(&checkpoint, &out, false).unwrap();
-        let (loaded, _) = bridge::load(&gguf::open(&out).unwrap(), &Device::Cpu).unwrap();
+        let (loaded, _) = bridge::load(&gguf::open(&out).unwrap(), Precision::F32, &Device::Cpu).unwrap();
         let Config { kv_heads, norm_eps, .. } = config.model;
         assert!((loaded.config.norm_eps - norm_eps).abs() < 1e-9, "{:?}", loaded.config);
         assert_eq!(loaded.config.kv_heads(), config.model.kv_heads());
@@ -94,6 +96,44 @@ fn the_engine_finds_the_loss_of_the_lab() {
         assert!(here < 4.0 && (here - exact).abs() < 1e-4, "{:?}: {here}, {exact}", config.model);
         assert!((here - fast).abs() < 1e-2, "{here}, fast {fast}");
     }
+}
+
+#[test]
+fn a_run_goes_on_from_a_folder_with_its_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = fs::read_to_string(TEXT).unwrap();
+    let text = &whole[..20 * CTX + 1];
+    let (config, checkpoint) = trained(small(), folder.path());
+    let base = folder.path().join("base");
+    bridge::export(&checkpoint, &base, false).unwrap();
+    // what the tokenizer says of itself goes along
+    fs::write(base.join("generation_config.json"), r#"{"eos_token_id": 10}"#).unwrap();
+    let before = lab_loss(&config, &checkpoint, text.as_bytes());
+
+    let train = TrainConfig { lr: 3e-3, seed: 1, ..config.train.clone() };
+    let tuned = RunConfig { from: Some(base.clone()), model: Config::default(), train, ..config.clone() };
+    let run = folder.path().join("tuned");
+    fs::create_dir(&run).unwrap();
+    train::train(&tuned, &run, &Device::Cpu, &mut Quiet).unwrap();
+    let checkpoint = run.join("last.safetensors");
+    let header = train::read_header(&checkpoint).unwrap();
+    assert_eq!((header.config.model.d_model, header.config.from.as_ref()), (64, Some(&base)));
+    let after = lab_loss(&header.config, &checkpoint, text.as_bytes());
+    assert!(after < before - 0.05, "{before} before, {after} after");
+    // the same file goes on: all steps were taken
+    train::train(&tuned, &run, &Device::Cpu, &mut Quiet).unwrap();
+
+    let out = folder.path().join("out");
+    bridge::export(&checkpoint, &out, false).unwrap();
+    let engine = engine_loss(&out, text, Arithmetic::Exact);
+    assert!((after - engine).abs() < 1e-4, "{after}, {engine}");
+    assert!(open(&out, Arithmetic::Fast).tokenizer.is_stop(10));
+    // a file that is not text is told where
+    let bad = folder.path().join("bad");
+    fs::write(&bad, b"good\xff").unwrap();
+    let data = Data { files: vec![bad], held_out: Vec::new() };
+    let error = train::train(&RunConfig { data, ..tuned }, &run, &Device::Cpu, &mut Quiet).map(|_| ());
+    assert!(error.unwrap_err().to_string().contains("not UTF-8, which tokenizers read (at byte 4)"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use eunoe_core::{Dtype, Error};
 use eunoe_engine::{Arithmetic, Engine, Length, Options, log_sum_exp};
 use eunoe_kv::Plan;
+use eunoe_lab::ops::Precision;
 use eunoe_lab::{Ctx, bridge};
 use eunoe_model::gguf::{self, Gguf, write::Put};
 use toy::{LLAMA, Toy};
@@ -37,7 +38,7 @@ fn of_engine(engine: &Engine, tokens: &[u32]) -> Rows {
 }
 
 fn of_lab(path: &Path, tokens: &[u32]) -> Rows {
-    let (decoder, _) = bridge::load(&gguf::open(path).unwrap(), &Device::Cpu).unwrap();
+    let (decoder, _) = bridge::load(&gguf::open(path).unwrap(), Precision::F32, &Device::Cpu).unwrap();
     let tokens = Tensor::from_vec(tokens.to_vec(), (1, tokens.len()), &Device::Cpu).unwrap();
     let (logits, _) = decoder.run(&tokens, Vec::new(), &mut Ctx::default()).unwrap();
     logits.squeeze(0).unwrap().to_vec2::<f32>().unwrap().iter().map(|row| log_probs(row)).collect()
@@ -92,7 +93,7 @@ fn rows_that_rotate_halves_are_not_turned() {
 }
 
 fn refused(toy: &[u8]) -> String {
-    match bridge::load(&Gguf::parse(toy.to_vec()).unwrap(), &Device::Cpu) {
+    match bridge::load(&Gguf::parse(toy.to_vec()).unwrap(), Precision::F32, &Device::Cpu) {
         Err(Error::Unsupported(why)) => why,
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("must be refused"),

@@ -22,7 +22,7 @@ pub use report::Report;
 use super::grid::{Cell, Ended, Progress, Told, Workers};
 use super::{Folder, Manifest};
 use crate::nets::{Config, Decoder, Params};
-use crate::streams::Bytes;
+use crate::streams::Text;
 use crate::train::{RunConfig, TrainConfig};
 
 /// What losses are told in; they are kept in nats.
@@ -220,19 +220,19 @@ impl Settings {
 #[derive(Clone, Debug)]
 pub struct Texts {
     /// Learned from.
-    pub train: Bytes,
+    pub train: Text,
     /// Rates are chosen by these.
-    pub valid: Bytes,
+    pub valid: Text,
     /// Measured on.
-    pub test: Bytes,
+    pub test: Text,
     /// What they are, for the manifest: names, sizes and checksums.
     pub sources: Vec<String>,
 }
 
 impl Texts {
     /// Of what is learned from, what rates are chosen by, and what is tested, each with its name.
-    pub fn new([(train, a), (valid, b), (test, c)]: [(Bytes, String); 3]) -> Self {
-        let told = |what: &str, text: &Bytes, name: &str| format!("{what} {name} ({})", text.fingerprint());
+    pub fn new([(train, a), (valid, b), (test, c)]: [(Text, String); 3]) -> Self {
+        let told = |what: &str, text: &Text, name: &str| format!("{what} {name} ({})", text.fingerprint());
         let sources = vec![
             told("learned from:", &train, &a),
             told("rates chosen by:", &valid, &b),
@@ -290,7 +290,7 @@ pub struct Line {
     pub d_ff: usize,
     /// Numbers that were trained.
     pub params: usize,
-    /// Bytes that all layers keep of one sequence, at the length of training and of the longest window.
+    /// Text that all layers keep of one sequence, at the length of training and of the longest window.
     pub state_bytes: [usize; 2],
     /// Symbols per second of training, measurements left out.
     pub tokens_per_s: f64,

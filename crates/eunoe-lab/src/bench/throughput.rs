@@ -79,7 +79,7 @@ pub struct Row {
     pub at: usize,
     /// Tokens per second at the median.
     pub tokens_per_s: f64,
-    /// Bytes of the state behind them, of one sequence; as measured.
+    /// Text of the state behind them, of one sequence; as measured.
     pub state_bytes: usize,
 }
 

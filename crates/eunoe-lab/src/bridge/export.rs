@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 
 use crate::mixers;
 use crate::nets::{Config, Decoder, Mlp, Params};
-use crate::train::{load_params, read_header};
+use crate::train::{RunConfig, load_params, read_header};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
 const WEIGHTS: &str = "model.safetensors";
 
 /// Tokens of a model of bytes.
@@ -58,7 +59,7 @@ const LAYER: [[&str; 2]; 12] = [
 /// of reading the checkpoint, [`Error::Io`].
 pub fn export(checkpoint: &Path, folder: &Path, replace: bool) -> Result<()> {
     let run = read_header(checkpoint)?.config;
-    refuse(&run.model)?;
+    refuse(&run)?;
     let is_there = in_the_way(folder, replace)?;
     let mut params = Params::zeros(DType::F32, &Device::Cpu);
     Decoder::new(&run.model, &mut params)?;
@@ -69,12 +70,8 @@ pub fn export(checkpoint: &Path, folder: &Path, replace: bool) -> Result<()> {
     let aside = tempfile::tempdir_in(above).map_err(fail)?;
     let (new, old) = (aside.path().join("new"), aside.path().join("old"));
     fs::create_dir(&new).map_err(fail)?;
-    for (name, text) in [
-        (CONFIG, config(&run.model, run.train.seq_len)),
-        (TOKENIZER, tokenizer()),
-        (TOKENIZER_CONFIG, tokenizer_config(run.train.seq_len)),
-    ] {
-        write(&new.join(name), format!("{text:#}\n").as_bytes())?;
+    for (name, text) in texts(&run)? {
+        write(&new.join(name), &text)?;
     }
     write(&new.join(WEIGHTS), &weights(&params)?)?;
     // as the engine opens it: what it would refuse never gets the name
@@ -95,8 +92,39 @@ pub fn export(checkpoint: &Path, folder: &Path, replace: bool) -> Result<()> {
     })
 }
 
+/// The files beside the weights: those of the folder that the run began with, whose sizes and tokens it has, or those of a
+/// model of bytes.
+fn texts(run: &RunConfig) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let made = |value: Value| format!("{value:#}\n").into_bytes();
+    let Some(base) = &run.from else {
+        return Ok(vec![
+            (CONFIG, made(config(&run.model, run.train.seq_len))),
+            (TOKENIZER, made(tokenizer())),
+            (TOKENIZER_CONFIG, made(tokenizer_config(run.train.seq_len))),
+        ]);
+    };
+    let mut files = Vec::new();
+    for (name, is_needed) in
+        [(CONFIG, true), (TOKENIZER, true), (TOKENIZER_CONFIG, false), (GENERATION_CONFIG, false)]
+    {
+        let path = base.join(name);
+        match fs::read(&path) {
+            Ok(text) => files.push((name, text)),
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_needed => {}
+            Err(error) => return Err(Error::io(path, error)),
+        }
+    }
+    Ok(files)
+}
+
 /// Refuses what the engine does not run.
-fn refuse(config: &Config) -> Result<()> {
+fn refuse(run: &RunConfig) -> Result<()> {
+    let config = &run.model;
+    if let Some(base) = run.from.as_ref().filter(|base| !base.is_dir()) {
+        let why =
+            format!("the run began with `{}`; only what began with a folder can be exported", base.display());
+        return Err(Error::Unsupported(why));
+    }
     for phrase in config.mixers.iter().take(config.layers) {
         let (entry, args) = mixers::parse(phrase)?;
         if entry.card.id != mixers::softmax_attention::ENTRY.card.id || args.int("window") > 0 {
@@ -115,7 +143,7 @@ fn refuse(config: &Config) -> Result<()> {
             ),
         ),
         (
-            config.vocab != BYTES,
+            run.from.is_none() && config.vocab != BYTES,
             format!("only models of bytes have a tokenizer: `vocab` is {}, not {BYTES}", config.vocab),
         ),
     ];
@@ -139,7 +167,7 @@ fn in_the_way(folder: &Path, replace: bool) -> Result<bool> {
     }
     for entry in entries {
         let name = entry.map_err(|error| Error::io(folder, error))?.file_name();
-        if ![CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS].iter().any(|own| name == *own) {
+        if ![CONFIG, TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, WEIGHTS].iter().any(|own| name == *own) {
             return Err(Error::Invalid(format!(
                 "`{shown}` is not replaced, since it holds `{}`, which no export writes: name another folder",
                 name.display()

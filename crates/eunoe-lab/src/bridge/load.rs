@@ -9,6 +9,7 @@ use eunoe_model::{Cpu, Layer, Linear, Model};
 
 use crate::invalid;
 use crate::nets::{Config, Decoder, Mlp, Params};
+use crate::ops::Precision;
 
 /// Architectures that are softmax attention and SwiGLU with nothing besides.
 const ARCHITECTURES: [&str; 2] = ["llama", "qwen2"];
@@ -17,11 +18,12 @@ const ARCHITECTURES: [&str; 2] = ["llama", "qwen2"];
 ///
 /// # Errors
 /// [`Error::Unsupported`] naming what the decoder does not do, and those of [`Model::load`].
-pub fn load(gguf: &Gguf, device: &Device) -> Result<(Decoder, Params)> {
+pub fn load(gguf: &Gguf, precision: Precision, device: &Device) -> Result<(Decoder, Params)> {
     let style = refuse(&eunoe_model::Config::from_gguf(gguf)?)?;
     let model = Model::load(gguf, Cpu::new(1, Arithmetic::Exact), &mut |_| {})?;
     let config = config(&model)?;
     let mut params = Params::zeros(DType::F32, device);
+    params.precision = precision;
     let decoder = Decoder::new(&config, &mut params)?;
     let mut to = Target { params: &params, head_dim: config.head_dim(), style, set: 0 };
     to.matrix("embed", &model.embed)?;

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use eunoe_lab::nets::{Decoder, Params};
-use eunoe_lab::streams::Bytes;
+use eunoe_lab::streams::Text;
 use eunoe_lab::train;
+use eunoe_model::gguf;
+use eunoe_model::tokenizer::Tokenizer;
 use serde::Serialize;
 
 use super::out;
@@ -46,13 +48,18 @@ pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     train::load_params(&path, &params)?;
     let ctx = args.ctx.map_or(config.train.seq_len, |ctx| ctx as usize);
     let windows = args.windows.map_or(usize::MAX, |windows| windows as usize);
-    let text = Bytes::read(&args.files, ctx + 1)?;
+    let tokenizer = config.from.as_ref().map(|base| Tokenizer::from_gguf(&gguf::open(base)?)).transpose()?;
+    let text = Text::read(&args.files, tokenizer.as_ref(), ctx + 1)?;
     let nll = train::evaluate(&model, &text, ctx, windows, device)?;
     let loss = Loss { nll, bits_per_token: nll / std::f64::consts::LN_2, ctx };
     match json {
         true => out::json(&loss),
         false => {
-            out::line(&format!("{nll:.4} nats, {:.4} bits per byte in windows of {ctx}", loss.bits_per_token))
+            let token = if config.from.is_some() { "token" } else { "byte" };
+            out::line(&format!(
+                "{nll:.4} nats, {:.4} bits per {token} in windows of {ctx}",
+                loss.bits_per_token
+            ))
         }
     }
 }

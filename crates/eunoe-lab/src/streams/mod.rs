@@ -1,13 +1,13 @@
 //! What models are trained on: streams of batches, each drawn from a seed and its number alone, so that a run resumes
 //! where it was without remembering what it drew.
 
-mod bytes;
 mod chorales;
 mod mqar;
+mod text;
 
-pub use bytes::{Bytes, Windows};
 pub use chorales::Chorales;
 pub use mqar::{Mqar, Shape as MqarShape};
+pub use text::{Text, Windows};
 
 use candle_core::{Device, Tensor};
 

@@ -15,6 +15,8 @@ const MOST_TOKENS: usize = 1 << 22;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
+    /// A model to begin with, a GGUF file or a folder: its sizes stand for `model`, and its tokenizer reads the texts.
+    pub from: Option<PathBuf>,
     /// The decoder.
     pub model: Config,
     /// What it is trained on.
@@ -109,6 +111,10 @@ impl RunConfig {
             let offset = error.span().map_or(0, |span| span.start as u64);
             Error::format(&name, offset, error.message().to_owned())
         })?;
+        if config.from.is_some() && config.model != Config::default() {
+            let why = format!("{name}: leave out `[model]`: the sizes are those of the model in `from`");
+            return Err(Error::Invalid(why));
+        }
         config.check()?;
         Ok(config)
     }
@@ -206,6 +212,7 @@ mod tests {
             ("[train]\nsteps = 0\n", "`steps` is 0"),
             ("[train]\nbetas = [1.0, 0.95]\n", "`betas` must be below 1"),
             ("[train]\neps = 0.0\n", "`eps` above 0"),
+            ("from = \"x.gguf\"\n[model]\nlayers = 3\n", "leave out `[model]`"),
             ("[train]\nevaluate_windows = 0\n", "`evaluate_windows` is 0"),
             ("[train]\nbatch = 16777216\n", "a pass of 4294967296 tokens"),
             ("[model\n", "at byte"),

@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use eunoe_core::{Error, Result};
+use eunoe_model::gguf;
+use eunoe_model::tokenizer::Tokenizer;
 use serde::Serialize;
 
 use super::{Checkpoint, RunConfig, Step, Trainee, read_header};
 use crate::nets::Decoder;
-use crate::streams::{Batch, Bytes};
-use crate::{Ctx, invalid, ops};
+use crate::streams::{Batch, Text};
+use crate::{Ctx, bridge, invalid, ops};
 
 /// One line of the metrics.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -56,13 +58,15 @@ pub fn train(
     progress: &mut dyn Progress,
 ) -> Result<Decoder> {
     config.check()?;
+    let (mut trainee, tokenizer) = begin(config, device)?;
+    let config = &RunConfig { model: trainee.model.config.clone(), ..config.clone() };
     let t = &config.train;
-    let text = Bytes::read(&config.data.files, t.seq_len + 1)?;
+    let read = |files| Text::read(files, tokenizer.as_ref(), t.seq_len + 1);
+    let text = read(&config.data.files)?;
     let held_out = match config.data.held_out.as_slice() {
         [] => None,
-        files => Some(Bytes::read(files, t.seq_len + 1)?),
+        files => Some(read(files)?),
     };
-    let mut trainee = Trainee::new(&config.model, t, device)?;
     let path = folder.join("last.safetensors");
     if path.exists() {
         if read_header(&path)?.config != *config {
@@ -102,11 +106,21 @@ pub fn train(
     Ok(trainee.model)
 }
 
-/// Mean loss in nats per byte over the first `most` windows of a text, one at least.
+/// The model that a run begins with, and the tokenizer of its texts where they are not bytes.
+fn begin(config: &RunConfig, device: &Device) -> Result<(Trainee, Option<Tokenizer>)> {
+    let Some(base) = &config.from else {
+        return Ok((Trainee::new(&config.model, &config.train, device)?, None));
+    };
+    let file = gguf::open(base)?;
+    let (model, params) = bridge::load(&file, config.train.precision, device)?;
+    Ok((Trainee::of(model, params, &config.train)?, Some(Tokenizer::from_gguf(&file)?)))
+}
+
+/// Mean loss in nats per token over the first `most` windows of a text, one at least.
 ///
 /// # Errors
 /// Those of tensor work.
-pub fn evaluate(model: &Decoder, text: &Bytes, t: usize, most: usize, device: &Device) -> crate::Result<f64> {
+pub fn evaluate(model: &Decoder, text: &Text, t: usize, most: usize, device: &Device) -> crate::Result<f64> {
     let (mut total, mut count, mut windows) = (0.0, 0, text.windows(8, t, most.max(1)));
     while let Some(batch) = windows.next_on(device) {
         let Batch { tokens, targets } = batch?;
@@ -147,6 +161,7 @@ mod tests {
         let text = folder.join("text");
         std::fs::write(&text, (0..2000u32).map(|i| (i * i % 61) as u8).collect::<Vec<u8>>()).unwrap();
         RunConfig {
+            from: None,
             model: Config { d_model: 8, layers: 1, heads: 2, d_ff: 8, ..Config::default() },
             data: Data { files: vec![text], held_out: Vec::new() },
             train: TrainConfig { steps: 6, batch: 2, seq_len: 8, ..TrainConfig::default() },
@@ -164,13 +179,13 @@ mod tests {
         let config = config(folder.path());
         let mut params = crate::nets::Params::new(1, DType::F32, &Device::Cpu);
         let model = Decoder::new(&config.model, &mut params).unwrap();
-        let text = Bytes::read(&config.data.files, 9).unwrap();
+        let text = Text::read(&config.data.files, None, 9).unwrap();
         let mean = |most| evaluate(&model, &text, 8, most, &Device::Cpu).unwrap();
         // the loss of the n-th window alone is n times the mean up to it less n − 1 times the one before
         let nth = |n: usize| n as f64 * mean(n) - if n > 1 { (n - 1) as f64 * mean(n - 1) } else { 0.0 };
         let alone = |n: usize| {
             let part = std::fs::read(&config.data.files[0]).unwrap()[(n - 1) * 8..n * 8 + 1].to_vec();
-            evaluate(&model, &Bytes::new(part, 9).unwrap(), 8, 1, &Device::Cpu).unwrap()
+            evaluate(&model, &Text::new(part, 9).unwrap(), 8, 1, &Device::Cpu).unwrap()
         };
         for n in [1, 2, 8, 9] {
             assert!((nth(n) - alone(n)).abs() < 1e-5, "{n}: {} for {}", nth(n), alone(n));

@@ -52,6 +52,14 @@ impl Trainee {
         let mut params = Params::new(config.seed, DType::F32, device);
         params.precision = config.precision;
         let model = Decoder::new(model, &mut params)?;
+        Self::of(model, params, config)
+    }
+
+    /// A model that is there already, with its parameters.
+    ///
+    /// # Errors
+    /// Those of tensor work.
+    pub fn of(model: Decoder, params: Params, config: &TrainConfig) -> Result<Self> {
         let adam = AdamW::new(&params, config).map_err(invalid)?;
         Ok(Self { model, params, adam, config: config.clone() })
     }
@@ -94,7 +102,7 @@ impl Trainee {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::streams::Bytes;
+    use crate::streams::Text;
 
     fn trainee(accumulate: usize) -> Trainee {
         let model = Config { d_model: 8, layers: 1, heads: 2, d_ff: 8, ..Config::default() };
@@ -104,7 +112,7 @@ mod tests {
 
     #[test]
     fn passes_are_numbered_over_the_run() {
-        let text = Bytes::new((0..200).collect(), 0).unwrap();
+        let text = Text::new((0..200).collect(), 0).unwrap();
         let (mut trainee, mut seen) = (trainee(2), Vec::new());
         for _ in 0..3 {
             let step = trainee.step(|n| {
@@ -121,7 +129,7 @@ mod tests {
         let mut trainee = trainee(1);
         let (_, param) = trainee.params.iter().next().unwrap();
         param.var.set(&(param.var.as_tensor() * f64::NAN).unwrap()).unwrap();
-        let text = Bytes::new((0..200).collect(), 0).unwrap();
+        let text = Text::new((0..200).collect(), 0).unwrap();
         let step = trainee.step(|n| text.batch(1, n, (2, 5), &Device::Cpu)).unwrap();
         let why = step.diverged().unwrap();
         assert!(why.contains("the loss is NaN: lower `lr` (1.00e-2 there)"), "{why}");

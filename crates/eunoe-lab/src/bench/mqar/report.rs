@@ -58,7 +58,7 @@ impl<'a> Best<'a> {
         mean_sd(self.shapes[shape].iter().map(|line| line.accuracy))
     }
 
-    /// Bytes of state on a shape.
+    /// Text of state on a shape.
     fn state_bytes(&self, shape: usize) -> usize {
         self.shapes[shape].first().map_or(0, |line| line.state_bytes)
     }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::nets::Decoder;
-use crate::streams::{Batch, Bytes};
+use crate::streams::{Batch, Text};
 use crate::{Ctx, Result, State, ops};
 
 /// Symbols at a time, at the length of training.
@@ -19,7 +19,7 @@ const SINK_ABOVE: f64 = 0.3;
 /// carried from one piece of `piece` symbols to the next.
 pub(super) fn by_position(
     model: &Decoder,
-    text: &Bytes,
+    text: &Text,
     (t, piece): (usize, usize),
     most: usize,
     device: &Device,
@@ -52,7 +52,7 @@ pub(super) fn mean(losses: &[f64]) -> f64 {
 /// Attention to the first token over windows of 64 tokens: per head the mean weight over the rows that see it, which are
 /// all. Weights that need not sum to one are divided by the sum of their sizes. The share of heads above 0.3, and the mean;
 /// `None` where no layer shows its weights.
-pub(super) fn sink(model: &Decoder, text: &Bytes, device: &Device) -> Result<Option<(f64, f64)>> {
+pub(super) fn sink(model: &Decoder, text: &Text, device: &Device) -> Result<Option<(f64, f64)>> {
     let mut heads = Vec::new();
     let mut windows = text.windows(ROWS, SINK_T, SINK_WINDOWS);
     while let Some(batch) = windows.next_on(device) {
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn only_mixers_with_weights_have_sinks() {
-        let text = Bytes::new((0..200).collect(), 0).unwrap();
+        let text = Text::new((0..200).collect(), 0).unwrap();
         // with first weights that are nearly 0 attention is uniform: the mean of 1 / i up to 64 is 0.0741
         let near = |mixer: &str, weight: f64| {
             let (share, mean) = sink(&model(mixer), &text, &Device::Cpu).unwrap().unwrap();
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_carried_state_gives_the_losses_of_one_piece() {
-        let text = Bytes::new((0..=255).cycle().take(500).collect(), 0).unwrap();
+        let text = Text::new((0..=255).cycle().take(500).collect(), 0).unwrap();
         let model = model("softmax_attention");
         let whole = by_position(&model, &text, (48, 48), 9, &Device::Cpu).unwrap();
         let pieces = by_position(&model, &text, (48, 20), 9, &Device::Cpu).unwrap();

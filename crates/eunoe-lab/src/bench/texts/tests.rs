@@ -29,7 +29,7 @@ fn tiny() -> Settings {
 }
 
 fn texts() -> Texts {
-    let text = |len: usize| Bytes::new((0..len).map(|n| (n * n % 7) as u8).collect(), 0).unwrap();
+    let text = |len: usize| Text::new((0..len).map(|n| (n * n % 7) as u8).collect(), 0).unwrap();
     Texts { train: text(2000), valid: text(500), test: text(600), sources: vec!["made up".into()] }
 }
 
@@ -105,7 +105,7 @@ fn patterns_have_as_many_parameters_as_the_first() {
 #[test]
 fn what_cannot_be_run_is_refused_before_training() {
     let dir = tempfile::tempdir().unwrap();
-    let short = |text: Bytes| Texts { test: text, ..texts() };
+    let short = |text: Text| Texts { test: text, ..texts() };
     let patterns = |pattern: &str| Settings { patterns: vec!["aaren".into(), pattern.into()], ..tiny() };
     for (settings, texts, why) in [
         (patterns("aarn"), texts(), "did you mean `aaren`?"),
@@ -116,7 +116,7 @@ fn what_cannot_be_run_is_refused_before_training() {
         (Settings { points: 0, ..tiny() }, texts(), "`points`"),
         (
             tiny(),
-            short(Bytes::new(vec![0; 64], 0).unwrap()),
+            short(Text::new(vec![0; 64], 0).unwrap()),
             "the texts of `test` have 64 bytes; a window needs 65",
         ),
         (

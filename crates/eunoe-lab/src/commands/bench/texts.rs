@@ -6,7 +6,7 @@ use anyhow::Result;
 use eunoe_lab::bench::texts::{self, Line, Report, Settings, Texts};
 use eunoe_lab::bench::{Page as _, Workers};
 use eunoe_lab::device::Devices;
-use eunoe_lab::streams::{self, Bytes};
+use eunoe_lab::streams::{self, Text};
 use serde::Serialize;
 
 use crate::commands::bars::Bars;
@@ -99,9 +99,9 @@ pub(super) struct Options {
     /// Test texts are read on to this many windows from one start
     #[arg(long)]
     beyond: Option<usize>,
-    /// Trainings at a time; changes no result
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: u16,
+    /// Trainings at a time, by default one per device; changes no result
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
 }
 
 impl Options {
@@ -136,7 +136,7 @@ impl Options {
     pub(super) fn run(&self, base: Settings, texts: &Texts, devices: &Devices, json: bool) -> Result<()> {
         let settings = self.on(base);
         settings.check()?;
-        let workers = Workers { count: self.workers.into(), devices };
+        let workers = Workers::new(self.workers, devices);
         let bars = Bars::new(settings.trainings(), settings.train.steps, workers.count)?;
         let (manifest, lines) = texts::run(&settings, texts, &self.out, workers, &bars)?;
         bars.clear()?;
@@ -167,9 +167,9 @@ struct Done {
 
 impl Files {
     fn read(&self) -> Result<Texts> {
-        let read = |files: &[PathBuf]| -> Result<(Bytes, String)> {
+        let read = |files: &[PathBuf]| -> Result<(Text, String)> {
             let name = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            Ok((Bytes::read(files, 0)?, files.iter().map(name).collect::<Vec<_>>().join(", ")))
+            Ok((Text::read(files, None, 0)?, files.iter().map(name).collect::<Vec<_>>().join(", ")))
         };
         Ok(Texts::new([read(&self.train)?, read(&self.valid)?, read(&self.test)?]))
     }
@@ -197,8 +197,8 @@ pub(crate) fn sinks(args: &Sinks, devices: &Devices, json: bool) -> Result<()> {
 /// Those of [`texts::run`] and of [`streams::Chorales::read`], and a report that cannot be written.
 pub(crate) fn chorales(args: &Chorales, devices: &Devices, json: bool) -> Result<()> {
     let all = streams::Chorales::read(&args.file)?;
-    let part = |pieces: &[Vec<u8>]| -> Result<(Bytes, String)> {
-        Ok((Bytes::new(pieces.concat(), 0)?, format!("{} pieces", pieces.len())))
+    let part = |pieces: &[Vec<u8>]| -> Result<(Text, String)> {
+        Ok((Text::new(pieces.concat(), 0)?, format!("{} pieces", pieces.len())))
     };
     let texts = Texts::new([part(&all.train)?, part(&all.valid)?, part(&all.test)?]);
     args.options.run(Settings::chorales(), &texts, devices, json)

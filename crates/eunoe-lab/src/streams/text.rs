@@ -1,29 +1,41 @@
-//! Files as text of 256 symbols.
+//! Files as tokens: bytes, or those of a model's tokenizer.
 
 use std::path::PathBuf;
 
 use candle_core::Device;
 use eunoe_core::{Error, Result};
+use eunoe_model::tokenizer::Tokenizer;
 
 use super::{Batch, rng};
 
-/// The bytes of some files, one behind the other.
+/// The tokens of some files, one behind the other.
 #[derive(Clone, Debug)]
-pub struct Bytes {
-    data: Vec<u8>,
+pub struct Text {
+    data: Vec<u32>,
 }
 
-impl Bytes {
-    /// Reads `files`, in order.
+impl Text {
+    /// Reads `files`, in order: as bytes, or as the tokens of `tokenizer`, which reads each file by itself.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::Invalid`] where fewer than `least` bytes are there.
-    pub fn read(files: &[PathBuf], least: usize) -> Result<Self> {
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Format`] for one that is not UTF-8 and is to be tokenized,
+    /// [`Error::Invalid`] where fewer than `least` tokens are there.
+    pub fn read(files: &[PathBuf], tokenizer: Option<&Tokenizer>, least: usize) -> Result<Self> {
         let mut data = Vec::new();
         for file in files {
-            data.extend(std::fs::read(file).map_err(|error| Error::io(file, error))?);
+            let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
+            match tokenizer {
+                None => data.extend(bytes.into_iter().map(u32::from)),
+                Some(tokenizer) => {
+                    let text = String::from_utf8(bytes).map_err(|error| {
+                        let at = error.utf8_error().valid_up_to() as u64;
+                        Error::format(format!("`{}`", file.display()), at, "not UTF-8, which tokenizers read")
+                    })?;
+                    data.extend(tokenizer.encode(&text));
+                }
+            }
         }
-        Self::new(data, least)
+        Self::of(data, least)
     }
 
     /// Bytes that are there already.
@@ -31,21 +43,26 @@ impl Bytes {
     /// # Errors
     /// [`Error::Invalid`] where fewer than `least` are.
     pub fn new(data: Vec<u8>, least: usize) -> Result<Self> {
+        Self::of(data.into_iter().map(u32::from).collect(), least)
+    }
+
+    fn of(data: Vec<u32>, least: usize) -> Result<Self> {
         if data.len() < least {
             let have = data.len();
             return Err(Error::Invalid(format!(
-                "the text has {have} bytes; a window needs {least}: name more files, or make `seq_len` smaller"
+                "the text has {have} tokens; a window needs {least}: name more files, or make `seq_len` smaller"
             )));
         }
         Ok(Self { data })
     }
 
-    /// What they are, for those who want the same ones: how many, and their FNV-1a checksum.
+    /// What bytes they are, for those who want the same ones: how many, and their FNV-1a checksum.
     pub fn fingerprint(&self) -> String {
-        format!("{} bytes, fnv1a {:016x}", self.data.len(), crate::nets::hash(&self.data))
+        let bytes: Vec<u8> = self.data.iter().map(|token| *token as u8).collect();
+        format!("{} bytes, fnv1a {:016x}", bytes.len(), crate::nets::hash(&bytes))
     }
 
-    /// How many bytes there are.
+    /// How many tokens there are.
     pub fn len(&self) -> usize {
         self.data.len()
     }
@@ -55,7 +72,7 @@ impl Bytes {
         self.data.is_empty()
     }
 
-    /// `rows` windows of `t` bytes that begin anywhere, each target the byte after.
+    /// `rows` windows of `t` tokens that begin anywhere, each target the token after.
     ///
     /// # Errors
     /// Those of tensor work.
@@ -71,7 +88,7 @@ impl Bytes {
         self.at(&starts, t, device)
     }
 
-    /// The text in windows of `t` bytes, at most `most`, `rows` at a time; every byte but the first is a target once.
+    /// The text in windows of `t` tokens, at most `most`, `rows` at a time; every token but the first is a target once.
     pub fn windows(&self, rows: usize, t: usize, most: usize) -> Windows<'_> {
         let count = self.data.len().saturating_sub(1).checked_div(t).unwrap_or(0).min(most);
         Windows { bytes: self, rows, t, count, next: 0 }
@@ -79,8 +96,7 @@ impl Bytes {
 
     fn at(&self, starts: &[usize], t: usize, device: &Device) -> crate::Result<Batch> {
         let read = |shift: usize| {
-            let window =
-                |from: &usize| self.data[from + shift..from + shift + t].iter().map(|b| u32::from(*b));
+            let window = |from: &usize| self.data[from + shift..from + shift + t].iter().copied();
             starts.iter().flat_map(window).collect()
         };
         Batch::new(read(0), read(1), starts.len(), device)
@@ -89,7 +105,7 @@ impl Bytes {
 
 /// Windows one behind the other; what is left at the end and fills no window is left out.
 pub struct Windows<'a> {
-    bytes: &'a Bytes,
+    bytes: &'a Text,
     rows: usize,
     t: usize,
     count: usize,
@@ -110,14 +126,14 @@ impl Windows<'_> {
 mod tests {
     use super::*;
 
-    fn text(len: u8) -> Bytes {
-        Bytes::new((0..len).collect(), 0).unwrap()
+    fn text(len: u8) -> Text {
+        Text::new((0..len).collect(), 0).unwrap()
     }
 
     #[test]
     fn a_fingerprint_is_of_the_bytes() {
         // the published value for `a`
-        let of = |text: &[u8]| Bytes::new(text.to_vec(), 0).unwrap().fingerprint();
+        let of = |text: &[u8]| Text::new(text.to_vec(), 0).unwrap().fingerprint();
         assert_eq!(of(b"a"), "1 bytes, fnv1a af63dc4c8601ec8c");
         assert_ne!(of(b"ab"), of(b"ba"));
     }
@@ -159,9 +175,9 @@ mod tests {
 
     #[test]
     fn a_text_below_a_window_is_refused() {
-        let error = Bytes::new(vec![0; 9], 10).unwrap_err().to_string();
-        assert!(error.contains("the text has 9 bytes; a window needs 10"), "{error}");
-        let error = Bytes::read(&["nowhere".into()], 1).unwrap_err().to_string();
+        let error = Text::new(vec![0; 9], 10).unwrap_err().to_string();
+        assert!(error.contains("the text has 9 tokens; a window needs 10"), "{error}");
+        let error = Text::read(&["nowhere".into()], None, 1).unwrap_err().to_string();
         assert!(error.contains("`nowhere`"), "{error}");
     }
 }
