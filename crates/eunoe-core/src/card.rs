@@ -38,6 +38,22 @@ pub struct Card {
     pub args: &'static [Arg],
 }
 
+impl Card {
+    /// Its section of a page for docs, with the table of its arguments.
+    pub fn section(&self) -> String {
+        let mut text = format!("\n### {}\n\n{}: {}.", self.id, self.name, self.idea);
+        if !self.paper.is_empty() {
+            text += &format!(" {}.", self.paper);
+        }
+        text.push('\n');
+        if !self.args.is_empty() {
+            text += "\n| argument | values | default | what it does |\n|---|---|---|---|\n";
+            text.extend(self.args.iter().map(Arg::row));
+        }
+        text
+    }
+}
+
 /// One argument of a method, e.g. `alpha` in `a2sf(alpha=0.9)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Arg {
@@ -49,6 +65,19 @@ pub struct Arg {
     pub default: &'static str,
     /// What it does, in one clause.
     pub help: &'static str,
+}
+
+impl Arg {
+    fn row(&self) -> String {
+        let values = match self.kind {
+            Kind::Int { min, max: u32::MAX } => format!("{min} and above"),
+            Kind::Int { min, max } => format!("{min} to {max}"),
+            Kind::Float { min, max } => format!("{min} to {max}"),
+            Kind::Bytes => "bytes such as `512MiB`".into(),
+            Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" "),
+        };
+        format!("| `{}` | {values} | {} | {} |\n", self.name, self.default, self.help)
+    }
 }
 
 /// The values that an argument takes; bounds are inclusive.
@@ -72,4 +101,21 @@ pub enum Kind {
     Bytes,
     /// One of these words.
     Choice(&'static [&'static str]),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_has_the_paper_and_the_arguments_that_are_there() {
+        static STEP: [Arg; 1] =
+            [Arg { name: "step", kind: Kind::Int { min: 1, max: u32::MAX }, default: "1", help: "slots" }];
+        let card =
+            Card { id: "a", shelf: Shelf::Policy, name: "A", paper: "B 2024", idea: "does it", args: &STEP };
+        let head = "\n### a\n\nA: does it.";
+        let table = "\n| argument | values | default | what it does |\n|---|---|---|---|\n| `step` | 1 and above | 1 | slots |\n";
+        assert_eq!(card.section(), format!("{head} B 2024.\n{table}"));
+        assert_eq!(Card { paper: "", args: &[], ..card }.section(), format!("{head}\n"));
+    }
 }

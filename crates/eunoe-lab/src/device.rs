@@ -45,6 +45,11 @@ impl Devices {
         }
     }
 
+    /// How many are named.
+    pub fn count(&self) -> usize {
+        self.cards.len()
+    }
+
     /// The device of a worker: they take turns, each on a stream of its own.
     ///
     /// # Errors
@@ -80,6 +85,7 @@ mod tests {
     fn names_are_read_and_what_is_not_there_is_told() {
         assert!(Devices::parse("cpu").unwrap().one().unwrap().is_cpu());
         let two = Devices::parse("cpu, cpu").unwrap();
+        assert_eq!(two.count(), 2);
         assert!(two.of(7).unwrap().is_cpu());
         assert!(two.one().unwrap_err().to_string().contains("several devices"));
         for name in ["gpu", "cuda:", "cuda:x", "cuda:256", ""] {

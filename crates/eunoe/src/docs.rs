@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Command, CommandFactory as _};
-use eunoe_core::{Arg, Card, Kind, Shelf};
+use eunoe_core::{Card, Shelf};
 
 use crate::cli::Cli;
 
@@ -92,30 +92,9 @@ fn methods(cards: &[Card]) -> String {
             let tasks: Vec<String> = group.tasks.iter().map(|id| format!("`{id}`")).collect();
             text += &format!("\n### {}\n\n{}: {}.\n", group.id, group.name, tasks.join(", "));
         }
-        for card in cards.iter().filter(|card| card.shelf == of) {
-            text += &format!("\n### {}\n\n{}: {}.", card.id, card.name, card.idea);
-            if !card.paper.is_empty() {
-                text += &format!(" {}.", card.paper);
-            }
-            text.push('\n');
-            if !card.args.is_empty() {
-                text += "\n| argument | values | default | what it does |\n|---|---|---|---|\n";
-                text.extend(card.args.iter().map(argument));
-            }
-        }
+        text.extend(cards.iter().filter(|card| card.shelf == of).map(Card::section));
     }
     text
-}
-
-fn argument(arg: &Arg) -> String {
-    let values = match arg.kind {
-        Kind::Int { min, max: u32::MAX } => format!("{min} and above"),
-        Kind::Int { min, max } => format!("{min} to {max}"),
-        Kind::Float { min, max } => format!("{min} to {max}"),
-        Kind::Bytes => "bytes such as `512MiB`".into(),
-        Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" "),
-    };
-    format!("| `{}` | {values} | {} | {} |\n", arg.name, arg.default, arg.help)
 }
 
 /// The help of every command.
@@ -165,12 +144,5 @@ mod tests {
             assert!(heads.contains(option), "{option}");
         }
         assert!(heads.contains("Usage: eunoe probe retrieval_heads "));
-    }
-
-    #[test]
-    fn an_argument_is_one_row() {
-        let arg =
-            Arg { name: "step", kind: Kind::Int { min: 1, max: u32::MAX }, default: "1", help: "slots" };
-        assert_eq!(argument(&arg), "| `step` | 1 and above | 1 | slots |\n");
     }
 }

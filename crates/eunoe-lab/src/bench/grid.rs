@@ -71,7 +71,12 @@ pub struct Workers<'d> {
     pub devices: &'d Devices,
 }
 
-impl Workers<'_> {
+impl<'d> Workers<'d> {
+    /// So many, or one per device.
+    pub fn new(count: Option<u16>, devices: &'d Devices) -> Self {
+        Self { count: count.map_or(devices.count(), usize::from), devices }
+    }
+
     /// Does all of `todo`, some at a time. Where one fails the others finish what they have begun.
     ///
     /// # Errors

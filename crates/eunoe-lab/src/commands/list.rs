@@ -12,6 +12,9 @@ pub(crate) struct Args {
     /// What to list
     #[arg(value_name = "WHAT", default_value = "methods")]
     what: What,
+    /// As the page for docs, with arguments
+    #[arg(long)]
+    markdown: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -28,6 +31,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let What::Methods = args.what;
     if json {
         return out::json(&mixers::LIST.iter().map(|entry| entry.card).collect::<Vec<_>>());
+    }
+    if args.markdown {
+        return out::line(mixers::markdown().trim_end());
     }
     mixers::LIST.iter().try_for_each(|entry| out::line(&format!("{:20} {}", entry.card.id, entry.card.idea)))
 }

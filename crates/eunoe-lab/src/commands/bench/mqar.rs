@@ -60,9 +60,9 @@ pub(crate) struct Args {
     /// Trainings per rate
     #[arg(long)]
     seeds: Option<u64>,
-    /// Trainings at a time; changes no result
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: u16,
+    /// Trainings at a time, by default one per device; changes no result
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
 }
 
 fn shape(text: &str) -> Result<MqarShape, String> {
@@ -107,7 +107,7 @@ struct Done {
 pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     let settings = args.settings();
     settings.check()?;
-    let workers = Workers { count: args.workers.into(), devices };
+    let workers = Workers::new(args.workers, devices);
     let bars = Bars::new(settings.cells().len(), settings.steps(), workers.count)?;
     let (manifest, lines) = mqar::run(&settings, &args.out, workers, &bars)?;
     bars.clear()?;

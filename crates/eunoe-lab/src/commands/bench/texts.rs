@@ -99,9 +99,9 @@ pub(super) struct Options {
     /// Test texts are read on to this many windows from one start
     #[arg(long)]
     beyond: Option<usize>,
-    /// Trainings at a time; changes no result
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: u16,
+    /// Trainings at a time, by default one per device; changes no result
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
 }
 
 impl Options {
@@ -136,7 +136,7 @@ impl Options {
     pub(super) fn run(&self, base: Settings, texts: &Texts, devices: &Devices, json: bool) -> Result<()> {
         let settings = self.on(base);
         settings.check()?;
-        let workers = Workers { count: self.workers.into(), devices };
+        let workers = Workers::new(self.workers, devices);
         let bars = Bars::new(settings.trainings(), settings.train.steps, workers.count)?;
         let (manifest, lines) = texts::run(&settings, texts, &self.out, workers, &bars)?;
         bars.clear()?;
