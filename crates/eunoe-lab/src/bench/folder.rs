@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Workers;
-use crate::train::write_whole;
+use crate::train::{CHECKPOINT, write_whole};
 
 /// File of the [`Manifest`].
 pub const MANIFEST: &str = "manifest.json";
@@ -66,6 +66,10 @@ impl Folder {
         dir: &Path,
         manifest: Manifest<S>,
     ) -> Result<(Self, Manifest<S>, Vec<L>)> {
+        if dir.join(CHECKPOINT).exists() {
+            let why = format!("`{}` is the folder of a training: give another one", dir.display());
+            return Err(Error::Invalid(why));
+        }
         fs::create_dir_all(dir).map_err(|error| Error::io(dir, error))?;
         let path = dir.join(ITEMS);
         let fail = |error| Error::io(&path, error);
@@ -202,6 +206,10 @@ mod tests {
     #[test]
     fn another_run_is_refused_and_says_why() {
         let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CHECKPOINT), "").unwrap();
+        let error = open(dir.path(), 8).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("is the folder of a training"), "{error}");
+        fs::remove_file(dir.path().join(CHECKPOINT)).unwrap();
         let (folder, _) = open(dir.path(), 8).unwrap();
         let error = open(dir.path(), 8).unwrap_err().to_string();
         assert!(error.contains("written to by another run"), "{error}");

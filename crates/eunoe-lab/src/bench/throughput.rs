@@ -153,6 +153,12 @@ pub fn run(
     settings.check()?;
     let here = Manifest::here("throughput", settings.clone(), workers);
     let (folder, manifest, mut rows) = Folder::open::<_, Row>(dir, here)?;
+    let (then, now) = (manifest.machine.threads, crate::ops::threads());
+    if then != now {
+        let why =
+            format!("`{}` was begun with {then} threads, this is {now}: see `--threads`", dir.display());
+        return Err(Error::Invalid(why));
+    }
     if rows.is_empty() {
         rows = measure(settings, &workers.devices.one()?, told)?;
         folder.add(&rows)?;

@@ -97,7 +97,7 @@ pub fn export(checkpoint: &Path, folder: &Path, replace: bool) -> Result<()> {
 
 /// Refuses what the engine does not run.
 fn refuse(config: &Config) -> Result<()> {
-    for phrase in config.mixers.iter().take(config.layers) {
+    for phrase in &config.mixers {
         let (entry, args) = mixers::parse(phrase)?;
         if entry.card.id != mixers::softmax_attention::ENTRY.card.id || args.int("window") > 0 {
             let why = format!("the engine runs softmax attention over all tokens, not mixer `{phrase}`");

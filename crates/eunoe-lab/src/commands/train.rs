@@ -1,6 +1,6 @@
 //! `eunoe-lab train`: one run, from its file.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +41,10 @@ struct Done {
 pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     let config = RunConfig::read(&args.config)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make `{}`", args.out.display()))?;
+    let lock = File::open(&args.out)?;
+    if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+        bail!("`{}` is being written to by another run", args.out.display());
+    }
     let mut told = Told::new(&config, &args.out)?;
     let trained = train::train(&config, &args.out, device, &mut told);
     told.bar.finish_and_clear();

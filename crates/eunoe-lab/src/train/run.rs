@@ -7,7 +7,8 @@ use candle_core::{DType, Device};
 use eunoe_core::{Error, Result};
 use serde::Serialize;
 
-use super::{Checkpoint, RunConfig, Step, Trainee, read_header};
+use super::{CHECKPOINT, Checkpoint, RunConfig, Step, Trainee, read_header};
+use crate::bench::MANIFEST;
 use crate::nets::Decoder;
 use crate::streams::{Batch, Bytes};
 use crate::{Ctx, invalid, ops};
@@ -63,7 +64,11 @@ pub fn train(
         files => Some(Bytes::read(files, t.seq_len + 1)?),
     };
     let mut trainee = Trainee::new(&config.model, t, device)?;
-    let path = folder.join("last.safetensors");
+    if folder.join(MANIFEST).exists() {
+        let why = format!("`{}` is the folder of a benchmark: give another one", folder.display());
+        return Err(Error::Invalid(why));
+    }
+    let path = folder.join(CHECKPOINT);
     if path.exists() {
         if read_header(&path)?.config != *config {
             let why = format!(
