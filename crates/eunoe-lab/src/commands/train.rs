@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
         steps: config.train.steps,
         loss: told.last.map(|row| row.loss),
         held_out: told.last.and_then(|row| row.held_out),
-        checkpoint: args.out.join("last.safetensors").display().to_string(),
+        checkpoint: args.out.join(train::CHECKPOINT).display().to_string(),
     };
     if json {
         return out::json(&done);
@@ -104,11 +104,14 @@ fn upto(step: u64, old: &str) -> String {
 }
 
 impl Told {
-    /// Writes the page of all rows that the file has.
+    /// Writes the page of all rows that the file has; none where somebody took them away.
     fn page(&self, config: &RunConfig) -> Result<()> {
         let text =
             std::fs::read_to_string(&self.path).with_context(|| format!("`{}`", self.path.display()))?;
         let rows = rows(&text).with_context(|| format!("`{}`", self.path.display()))?;
+        if rows.is_empty() {
+            return Ok(());
+        }
         let page = train::page(config, &rows)?;
         Ok(train::write_whole(&self.path.with_file_name("report.html"), page.as_bytes())?)
     }

@@ -5,7 +5,7 @@ mod bytes;
 mod chorales;
 mod mqar;
 
-pub use bytes::{Bytes, Windows};
+pub use bytes::{Bytes, Windows, apart};
 pub use chorales::Chorales;
 pub use mqar::{Mqar, Shape as MqarShape};
 

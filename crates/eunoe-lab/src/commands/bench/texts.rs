@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use eunoe_lab::bench::texts::{self, Line, Report, Settings, Texts};
 use eunoe_lab::bench::{Page as _, Workers};
 use eunoe_lab::device::Devices;
@@ -167,17 +167,7 @@ struct Done {
 
 impl Files {
     fn read(&self) -> Result<Texts> {
-        let lists = [("train", &self.train), ("valid", &self.valid), ("test", &self.test)];
-        let all = || lists.iter().flat_map(|(name, files)| files.iter().map(move |file| (*name, file)));
-        let same = |(name, file): &(&str, &PathBuf)| {
-            all().find(|(other, twin)| other != name && twin.canonicalize().ok() == file.canonicalize().ok())
-        };
-        if let Some(((name, file), (other, _))) = all().find_map(|one| Some((one, same(&one)?))) {
-            bail!(
-                "`{}` is in `--{name}` and in `--{other}`: what is learned from measures nothing",
-                file.display()
-            );
-        }
+        streams::apart(&[("--train", &self.train), ("--valid", &self.valid), ("--test", &self.test)])?;
         let read = |files: &[PathBuf]| -> Result<(Bytes, String)> {
             let name = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             Ok((Bytes::read(files, 0)?, files.iter().map(name).collect::<Vec<_>>().join(", ")))
