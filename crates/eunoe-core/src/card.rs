@@ -102,3 +102,20 @@ pub enum Kind {
     /// One of these words.
     Choice(&'static [&'static str]),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_has_the_paper_and_the_arguments_that_are_there() {
+        static STEP: [Arg; 1] =
+            [Arg { name: "step", kind: Kind::Int { min: 1, max: u32::MAX }, default: "1", help: "slots" }];
+        let card =
+            Card { id: "a", shelf: Shelf::Policy, name: "A", paper: "B 2024", idea: "does it", args: &STEP };
+        let head = "\n### a\n\nA: does it.";
+        let table = "\n| argument | values | default | what it does |\n|---|---|---|---|\n| `step` | 1 and above | 1 | slots |\n";
+        assert_eq!(card.section(), format!("{head} B 2024.\n{table}"));
+        assert_eq!(Card { paper: "", args: &[], ..card }.section(), format!("{head}\n"));
+    }
+}

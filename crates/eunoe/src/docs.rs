@@ -145,11 +145,4 @@ mod tests {
         }
         assert!(heads.contains("Usage: eunoe probe retrieval_heads "));
     }
-
-    #[test]
-    fn an_argument_is_one_row() {
-        let arg =
-            Arg { name: "step", kind: Kind::Int { min: 1, max: u32::MAX }, default: "1", help: "slots" };
-        assert_eq!(argument(&arg), "| `step` | 1 and above | 1 | slots |\n");
-    }
 }

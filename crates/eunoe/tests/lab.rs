@@ -8,8 +8,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use common::Bench;
+
+/// One test at a time: a program that one has just written cannot be started while another forks with its file open.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A copy of `eunoe`, so that what lies beside it is the test's.
 fn eunoe(bench: &Bench, args: &[&str]) -> Output {
@@ -29,6 +33,7 @@ fn put_lab(at: &Path) {
 
 #[test]
 fn the_lab_beside_eunoe_stands_before_that_on_the_path() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::new();
     let [path, beside] = ["bin/eunoe-lab", "own/eunoe-lab"].map(|at| bench.path(at));
     let lines = |args: &[&str]| -> Vec<String> {
@@ -49,6 +54,7 @@ fn the_lab_beside_eunoe_stands_before_that_on_the_path() {
 
 #[test]
 fn a_lab_that_is_not_there_is_told_with_what_to_do() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::new();
     let why = common::failure(&eunoe(&bench, &["lab", "list"]));
     assert!(why.contains("neither beside `eunoe` nor on the PATH") && why.contains("cargo install"), "{why}");

@@ -88,7 +88,7 @@ fn chain<T: Value>(a: &Own<T>, b: &Own<T>, i: usize, j: usize, before: Option<f3
 }
 
 /// Runs a product into rows with a gap of two, and checks that nobody touched the gaps.
-fn run<T: Value>(isa: Isa, pool: Option<&Pool>, a: &Own<T>, b: &Own<T>, before: Option<f32>) -> Vec<f32> {
+fn run<T: Value>(isa: Isa, pool: &Pool, a: &Own<T>, b: &Own<T>, before: Option<f32>) -> Vec<f32> {
     let (rows, cols) = (a.size[0], b.size[1]);
     let stride = cols + 2;
     let mut data = vec![f32::NAN; rows * stride];
@@ -96,10 +96,7 @@ fn run<T: Value>(isa: Isa, pool: Option<&Pool>, a: &Own<T>, b: &Own<T>, before: 
         data.chunks_mut(stride).for_each(|row| row[..cols].fill(x));
     }
     let out = if before.is_some() { Out::add(&mut data, stride) } else { Out::set(&mut data, stride) };
-    match pool {
-        Some(pool) => gemm(isa, pool, a.view(), b.view(), out).unwrap(),
-        None => gemm(isa, &Pool::new(1), a.view(), b.view(), out).unwrap(),
-    }
+    gemm(isa, pool, a.view(), b.view(), out).unwrap();
     assert!(data.chunks(stride).all(|row| row[cols..].iter().all(|x| x.is_nan())), "gaps stay as they were");
     data.chunks(stride).flat_map(|row| row[..cols].to_vec()).collect()
 }
@@ -161,12 +158,12 @@ fn all_ways<T: Value>() {
             let cells = (0..m).flat_map(|i| (0..n).map(move |j| (i, j)));
             let want: Vec<f32> = cells.map(|(i, j)| chain(&a, &b, i, j, before)).collect();
             for isa in Isa::available() {
-                for pool in [None, Some(&pools[0]), Some(&pools[1])] {
+                for pool in &pools {
                     let got = run(isa, pool, &a, &b, before);
-                    let threads = pool.map(Pool::threads);
+                    let threads = pool.threads();
                     assert!(
                         bits(&got) == bits(&want),
-                        "{} {isa:?} {m} x {k} x {n}, layout {layout}, {threads:?} threads",
+                        "{} {isa:?} {m} x {k} x {n}, layout {layout}, {threads} threads",
                         T::KIND
                     );
                 }
@@ -194,7 +191,7 @@ fn every_size_of_a_tile_is_right() {
             let b = Own::<f32>::new(&mut noise, [5, n], m % LAYOUTS);
             let want: Vec<f32> = (0..m * n).map(|i| chain(&a, &b, i / n, i % n, None)).collect();
             for isa in Isa::available() {
-                assert_eq!(bits(&run(isa, None, &a, &b, None)), bits(&want), "{isa:?} {m} x {n}");
+                assert_eq!(bits(&run(isa, &Pool::new(1), &a, &b, None)), bits(&want), "{isa:?} {m} x {n}");
             }
         }
     }
@@ -208,7 +205,7 @@ fn long_sides_are_cut() {
         let (a, b) = (Own::<f32>::new(&mut noise, [m, k], 0), Own::new(&mut noise, [k, n], 1));
         let want: Vec<f32> = (0..m * n).map(|i| chain(&a, &b, i / n, i % n, None)).collect();
         for isa in Isa::available() {
-            assert_eq!(bits(&run(isa, Some(&pool), &a, &b, None)), bits(&want), "{isa:?} {m} x {k} x {n}");
+            assert_eq!(bits(&run(isa, &pool, &a, &b, None)), bits(&want), "{isa:?} {m} x {k} x {n}");
         }
     }
 }
@@ -223,7 +220,7 @@ fn near_f64<T: Value>() {
         let a = Own::<T>::new(&mut noise, [m, k], m % LAYOUTS);
         let b = Own::<T>::new(&mut noise, [k, n], n % LAYOUTS);
         for isa in Isa::available() {
-            let got = run(isa, Some(&pool), &a, &b, Some(-0.5));
+            let got = run(isa, &pool, &a, &b, Some(-0.5));
             for (at, got) in got.into_iter().enumerate() {
                 let terms = (0..k).map(|s| f64::from(a.at(at / n, s)) * f64::from(b.at(s, at % n)));
                 let (want, size) = terms.fold((-0.5, 0.5), |(sum, size), x| (sum + x, size + x.abs()));

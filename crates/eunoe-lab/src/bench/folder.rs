@@ -6,18 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use eunoe_core::{Error, Result};
-use eunoe_report::Machine;
+use eunoe_report::{ITEMS, MANIFEST, Machine};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Workers;
 use crate::train::write_whole;
-
-/// File of the [`Manifest`].
-pub const MANIFEST: &str = "manifest.json";
-/// File of the results, one JSON document per line, in the order they came.
-pub const ITEMS: &str = "items.jsonl";
 
 /// What was run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,17 +51,21 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A folder, new or one in which the same benchmark was begun, its manifest, and the lines that are there. What a killed
+    /// A folder, empty or one in which the same benchmark was begun, its manifest, and the lines that are there. What a killed
     /// run left of its last line is cut off.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it holds another benchmark or somebody writes to it, [`Error::Format`] for lines that are
-    /// none, [`Error::Io`].
+    /// [`Error::Invalid`] where it holds something else or somebody writes to it, [`Error::Format`] for lines that are none,
+    /// [`Error::Io`].
     pub fn open<S: Serialize + DeserializeOwned, L: DeserializeOwned>(
         dir: &Path,
         manifest: Manifest<S>,
     ) -> Result<(Self, Manifest<S>, Vec<L>)> {
         fs::create_dir_all(dir).map_err(|error| Error::io(dir, error))?;
+        if let Some(other) = in_the_way(dir).map_err(|error| Error::io(dir, error))? {
+            let why = format!("`{}` holds `{other}` and no benchmark: give a new folder", dir.display());
+            return Err(Error::Invalid(why));
+        }
         let path = dir.join(ITEMS);
         let fail = |error| Error::io(&path, error);
         let mut file = File::options().read(true).append(true).create(true).open(&path).map_err(fail)?;
@@ -80,7 +79,7 @@ impl Folder {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(fail)?;
-        let manifest = begin(dir, manifest, !bytes.is_empty())?;
+        let manifest = begin(dir, manifest)?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let lines = read(&bytes[..whole], &path)?;
         if whole < bytes.len() {
@@ -110,20 +109,28 @@ impl Folder {
     }
 }
 
+/// What somebody else left in a folder without a manifest. A run that was killed at once leaves no lines, and hidden files.
+fn in_the_way(dir: &Path) -> std::io::Result<Option<String>> {
+    if dir.join(MANIFEST).exists() {
+        return Ok(None);
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_ours = name.starts_with('.') || name == ITEMS && entry.metadata()?.len() == 0;
+        if !is_ours {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
 /// Writes the manifest, or compares it with the one that is there, which is the run's then.
-fn begin<S: Serialize + DeserializeOwned>(
-    dir: &Path,
-    manifest: Manifest<S>,
-    has_lines: bool,
-) -> Result<Manifest<S>> {
+fn begin<S: Serialize + DeserializeOwned>(dir: &Path, manifest: Manifest<S>) -> Result<Manifest<S>> {
     let path = dir.join(MANIFEST);
     let invalid = |error: serde_json::Error| Error::Invalid(format!("`{}`: {error}", path.display()));
     let new = serde_json::to_value(&manifest).map_err(invalid)?;
     if !path.exists() {
-        if has_lines {
-            let why = format!("`{}` has results and no manifest: give another folder", dir.display());
-            return Err(Error::Invalid(why));
-        }
         let text = serde_json::to_string_pretty(&new).map_err(invalid)? + "\n";
         return write_whole(&path, text.as_bytes()).map(|()| manifest);
     }
@@ -202,6 +209,15 @@ mod tests {
     #[test]
     fn another_run_is_refused_and_says_why() {
         let dir = tempfile::tempdir().unwrap();
+        let mine = dir.path().join("report.md");
+        fs::write(&mine, "mine").unwrap();
+        let error = open(dir.path(), 8).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("holds `report.md` and no benchmark"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was written");
+        fs::remove_file(mine).unwrap();
+        // a run that was killed before its manifest was whole
+        fs::write(dir.path().join(ITEMS), "").unwrap();
+        fs::write(dir.path().join(".tmpx"), "{").unwrap();
         let (folder, _) = open(dir.path(), 8).unwrap();
         let error = open(dir.path(), 8).unwrap_err().to_string();
         assert!(error.contains("written to by another run"), "{error}");
@@ -218,6 +234,6 @@ mod tests {
         assert!(error.contains("line 2"), "{error}");
         fs::remove_file(dir.path().join(MANIFEST)).unwrap();
         let error = open(dir.path(), 8).unwrap_err().to_string();
-        assert!(error.contains("results and no manifest"), "{error}");
+        assert!(error.contains("holds `items.jsonl` and no benchmark"), "{error}");
     }
 }

@@ -112,6 +112,19 @@ pub(super) fn mean_sd(values: impl Iterator<Item = f64> + Clone) -> (f64, Option
     (mean, (n > 1.0).then(|| (square / (n - 1.0)).sqrt()))
 }
 
+/// Told of nothing.
+#[cfg(test)]
+pub(super) struct Silent;
+
+#[cfg(test)]
+impl Progress for Silent {
+    fn resumed(&self, _: usize) {}
+    fn begins(&self, _: usize, _: &Cell) {}
+    fn step(&self, _: usize, _: u64, _: f64) {}
+    fn valid(&self, _: usize, _: &'static str, _: f64) {}
+    fn ends(&self, _: usize, _: u64) {}
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;

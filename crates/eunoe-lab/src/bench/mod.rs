@@ -7,6 +7,6 @@ mod page;
 pub mod texts;
 pub mod throughput;
 
-pub use folder::{Folder, ITEMS, MANIFEST, Manifest};
+pub use folder::{Folder, Manifest};
 pub use grid::{Cell, Ended, Progress, Workers};
-pub use page::{Head, Page, open, together};
+pub use page::{Chart, Head, Page, Part, open, together};

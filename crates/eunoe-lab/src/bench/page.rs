@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use eunoe_core::{Error, Result};
-use eunoe_report::parts::Section;
+use eunoe_report::parts::{self, Cell, Figure, Group, Section, Table};
+use eunoe_report::svg::Plot;
+use eunoe_report::{ITEMS, MANIFEST};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{ITEMS, MANIFEST, Manifest, mqar, texts, throughput};
+use super::{Manifest, mqar, texts, throughput};
 use crate::train::write_whole;
 
 /// What stands above a page.
@@ -22,22 +24,72 @@ pub struct Head<'a> {
     pub version: &'a str,
 }
 
+/// One finding.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// What was found.
+    pub title: &'static str,
+    /// How to read it; may be empty.
+    pub note: String,
+    /// In numbers.
+    pub table: Option<Table>,
+    /// In pictures.
+    pub charts: Vec<Chart>,
+}
+
+/// A picture.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    /// Its file beside the page for docs.
+    pub file: String,
+    /// What it shows.
+    pub title: String,
+    /// The picture.
+    pub plot: Plot,
+}
+
 /// A finished benchmark, made for readers.
 pub trait Page {
     /// What stands above it.
     fn head(&self) -> Head<'_>;
 
-    /// Files of charts beside the page for docs: name and SVG.
-    fn charts(&self) -> Vec<(String, String)>;
+    /// How it was measured, in paragraphs.
+    fn how(&self) -> Vec<String>;
 
-    /// The page for docs; it shows the charts.
-    fn markdown(&self) -> String;
+    /// What was found.
+    fn parts(&self) -> Vec<Part>;
+
+    /// The page for docs; it shows the charts as files.
+    fn markdown(&self) -> String {
+        let Head { title, lead, .. } = self.head();
+        let mut out = format!("# {title}\n\n{lead}.\n\n{}\n", self.how().join("\n\n"));
+        for Part { title, note, table, charts } in self.parts() {
+            let charts = charts.iter().map(|chart| format!("![{}]({})\n", chart.title, chart.file));
+            let parts = [(!note.is_empty()).then(|| note + "\n"), table.map(|table| table.markdown())];
+            let parts =
+                [format!("## {title}\n")].into_iter().chain(parts.into_iter().flatten()).chain(charts);
+            parts.for_each(|part| out += &format!("\n{part}"));
+        }
+        out
+    }
 
     /// The parts of the page by itself.
     ///
     /// # Errors
     /// A page that cannot be written.
-    fn sections(&self) -> Result<Vec<Section>>;
+    fn sections(&self) -> Result<Vec<Section>> {
+        let figure =
+            |Chart { title, plot, .. }: Chart| Figure { title, svg: plot.svg(), ..Figure::default() };
+        let section = |Part { title, note, table, charts }: Part| {
+            let figures = charts.into_iter().map(figure).collect();
+            let group = Group { note, table, figures, ..Group::default() };
+            let id = title.to_lowercase().replace(' ', "-");
+            Ok(parts::groups("", title, &[], &[group])?.map(|section| Section { id: id.into(), ..section }))
+        };
+        let how = parts::groups("how", "How it was measured", &self.how(), &[]);
+        let sections = self.parts().into_iter().map(section).chain([how]);
+        Ok(sections.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
 
     /// The page by itself.
     ///
@@ -48,18 +100,26 @@ pub trait Page {
         eunoe_report::document(title, lead, version, &self.sections()?)
     }
 
-    /// Writes all of them into a folder; the path of the page for docs.
+    /// Writes both, and the charts, into a folder; the path of the page for docs.
     ///
     /// # Errors
     /// [`Error::Io`].
     fn write(&self, dir: &Path) -> Result<PathBuf> {
-        for (name, svg) in self.charts() {
-            write_whole(&dir.join(name), svg.as_bytes())?;
+        for chart in self.parts().into_iter().flat_map(|part| part.charts) {
+            write_whole(&dir.join(chart.file), chart.plot.file().as_bytes())?;
         }
         write_whole(&dir.join("report.html"), self.html()?.as_bytes())?;
         let path = dir.join("report.md");
         write_whole(&path, self.markdown().as_bytes())?;
         Ok(path)
+    }
+}
+
+/// A mean and its standard deviation; a dash for what is no number.
+pub(super) fn spread((mean, sd): (f64, Option<f64>)) -> Cell {
+    match mean.is_finite() {
+        true => Cell::num(format!("{mean:.3}")).small(sd.map_or(String::new(), |sd| format!("± {sd:.3}"))),
+        false => Cell::num("–"),
     }
 }
 

@@ -193,8 +193,9 @@ impl Settings {
         let one = count(&with(pattern, 1))?;
         let each = count(&with(pattern, 2))? - one;
         if one > want {
-            let why =
-                format!("`{pattern}` has {one} parameters without MLPs; the first pattern {want} with them");
+            let why = format!(
+                "`{pattern}` has {one} parameters without MLPs, the first pattern {want} with them: raise `d_ff`"
+            );
             return Err(Error::Invalid(why));
         }
         Ok(with(pattern, 1 + (want - one + each / 2) / each))
@@ -278,8 +279,9 @@ pub struct Line {
     pub valid: Option<f64>,
     /// Nats per symbol of test texts, each window from an empty state.
     pub test: Option<f64>,
-    /// The same by position: from where, up to where, nats. The windows are longer: the state is carried on.
-    pub positions: Vec<(usize, usize, f64)>,
+    /// The same by position: from where, up to where, nats; none where they are no number. The windows are longer: the
+    /// state is carried on.
+    pub positions: Vec<(usize, usize, Option<f64>)>,
     /// Validation during the training.
     pub curve: Vec<Point>,
     /// Why training ended.

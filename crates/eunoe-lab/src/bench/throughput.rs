@@ -5,6 +5,7 @@
 
 mod report;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,7 +34,7 @@ pub struct Settings {
     pub heads: usize,
     /// Lengths of texts in training.
     pub lengths: Vec<usize>,
-    /// Tokens of a batch: as many texts as they make, one at least.
+    /// Tokens of a batch, a multiple of every length: as many texts as they make.
     pub tokens: usize,
     /// Positions that decode continues from.
     pub positions: Vec<usize>,
@@ -51,10 +52,19 @@ impl Settings {
                 "lengths, tokens and turns must be from 1 to {MOST}, positions {MOST} at most"
             ));
         }
-        if let Some(twice) = (1..self.mixers.len()).find(|n| self.mixers[..*n].contains(&self.mixers[*n])) {
-            return wrong(format!("`{}` is there twice", self.mixers[twice]));
+        if let Some(length) = self.lengths.iter().find(|length| !self.tokens.is_multiple_of(**length)) {
+            let tokens = self.tokens;
+            return wrong(format!(
+                "a batch of {tokens} tokens is no whole texts of {length}: choose a multiple"
+            ));
         }
-        Ok(())
+        let mut seen = HashSet::new();
+        let keys = self.mixers.iter().cloned().chain(self.lengths.iter().map(|t| format!("T {t}")));
+        let keys = keys.chain(self.positions.iter().map(|at| format!("at {at}")));
+        if let Some(twice) = keys.into_iter().find(|key| !seen.insert(key.clone())) {
+            return wrong(format!("`{twice}` is there twice"));
+        }
+        self.mixers.iter().try_for_each(|phrase| Subject::new(phrase, self, &Device::Cpu).map(|_| ()))
     }
 }
 
@@ -140,10 +150,10 @@ impl Subject {
     }
 }
 
-/// [`measure`]s into a folder, or reads what is there.
+/// Measures into a folder, mixer by mixer: what is there already stays.
 ///
 /// # Errors
-/// Those of [`measure`] and of [`Folder::open`].
+/// Those of [`measure`] and of [`Folder::open`]; other threads than those of the rows that are there.
 pub fn run(
     settings: &Settings,
     dir: &Path,
@@ -153,43 +163,54 @@ pub fn run(
     settings.check()?;
     let here = Manifest::here("throughput", settings.clone(), workers);
     let (folder, manifest, mut rows) = Folder::open::<_, Row>(dir, here)?;
-    if rows.is_empty() {
-        rows = measure(settings, &workers.devices.one()?, told)?;
-        folder.add(&rows)?;
+    let (then, now) = (manifest.machine.threads, crate::ops::threads());
+    if then != now {
+        let why =
+            format!("`{}` was begun with {then} threads, this is {now}: see `--threads`", dir.display());
+        return Err(Error::Invalid(why));
+    }
+    let device = workers.devices.one()?;
+    for phrase in &settings.mixers {
+        if !rows.iter().any(|row| row.mixer == *phrase) {
+            let new = of(phrase, settings, &device, told)?;
+            folder.add(&new)?;
+            rows.extend(new);
+        }
     }
     Ok((manifest, rows))
 }
 
-/// Measures every mixer, and tells each row as it is there. Turns go through the lengths in order, so that a slow moment of
-/// the machine meets all of them.
+/// Measures every mixer, and tells each row as it is there.
 ///
 /// # Errors
 /// [`Error::Invalid`] for sizes that cannot be, [`Error::Plan`] for a mixer that is not there.
 pub fn measure(settings: &Settings, device: &Device, told: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
     settings.check()?;
-    // all are made before one is measured: a wrong phrase is told at once
-    let subjects = settings.mixers.iter().map(|phrase| Ok((phrase, Subject::new(phrase, settings, device)?)));
+    let rows = settings.mixers.iter().map(|phrase| of(phrase, settings, device, told));
+    Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// The rows of one mixer. Turns go through the lengths in order, so that a slow moment of the machine meets all of them.
+fn of(phrase: &str, settings: &Settings, device: &Device, told: &mut dyn FnMut(&Row)) -> Result<Vec<Row>> {
+    let subject = Subject::new(phrase, settings, device)?;
     let mut rows = Vec::new();
-    for (phrase, subject) in subjects.collect::<Result<Vec<_>>>()? {
-        let mut add = |kind, at, tokens: usize, seconds: f64, state_bytes| {
-            let row =
-                Row { mixer: phrase.clone(), kind, at, tokens_per_s: tokens as f64 / seconds, state_bytes };
-            told(&row);
-            rows.push(row);
-        };
-        for (t, b, seconds, bytes) in training(&subject, settings).map_err(invalid)? {
-            add(Phase::Training, t, t * b, seconds, bytes);
-        }
-        for (at, seconds, bytes) in decoding(&subject, settings).map_err(invalid)? {
-            add(Phase::Decode, at, 1, seconds, bytes);
-        }
+    let mut add = |kind, at, tokens: usize, seconds: f64, state_bytes| {
+        let row = Row { mixer: phrase.into(), kind, at, tokens_per_s: tokens as f64 / seconds, state_bytes };
+        told(&row);
+        rows.push(row);
+    };
+    for (t, seconds, bytes) in training(&subject, settings).map_err(invalid)? {
+        add(Phase::Training, t, settings.tokens, seconds, bytes);
+    }
+    for (at, seconds, bytes) in decoding(&subject, settings).map_err(invalid)? {
+        add(Phase::Decode, at, 1, seconds, bytes);
     }
     Ok(rows)
 }
 
-/// Length, texts, median seconds and bytes of state per length.
-fn training(subject: &Subject, settings: &Settings) -> crate::Result<Vec<(usize, usize, f64, usize)>> {
-    let inputs = settings.lengths.iter().map(|t| subject.input((settings.tokens / t).max(1), *t));
+/// Length, median seconds and bytes of state per length.
+fn training(subject: &Subject, settings: &Settings) -> crate::Result<Vec<(usize, f64, usize)>> {
+    let inputs = settings.lengths.iter().map(|t| subject.input(settings.tokens / t, *t));
     let inputs = inputs.collect::<crate::Result<Vec<_>>>()?;
     let mut seconds = vec![Vec::new(); inputs.len()];
     let mut bytes = vec![0; inputs.len()];
@@ -203,8 +224,8 @@ fn training(subject: &Subject, settings: &Settings) -> crate::Result<Vec<(usize,
             }
         }
     }
-    let rows = settings.lengths.iter().zip(&inputs).zip(seconds).zip(bytes);
-    rows.map(|(((t, x), seconds), bytes)| Ok((*t, x.dim(0)?, median(seconds), bytes))).collect()
+    let rows = settings.lengths.iter().zip(seconds).zip(bytes);
+    Ok(rows.map(|((t, seconds), bytes)| (*t, median(seconds), bytes)).collect())
 }
 
 /// Position, median seconds and bytes of state per position.
@@ -286,10 +307,44 @@ mod tests {
                 "`aaren` is there twice",
             ),
             (Settings { turns: usize::MAX, ..settings.clone() }, "turns must be from 1"),
-            (Settings { lengths: vec![0], ..settings }, "lengths, tokens and turns"),
+            (Settings { lengths: vec![0], ..settings.clone() }, "lengths, tokens and turns"),
+            (Settings { lengths: vec![8, 12], ..settings.clone() }, "32 tokens is no whole texts of 12"),
+            (Settings { lengths: vec![8, 8], ..settings.clone() }, "`T 8` is there twice"),
         ] {
             let got = measure(&wrong, &Device::Cpu, &mut |_| ()).unwrap_err().to_string();
             assert!(got.contains(why), "{got}");
         }
+    }
+
+    #[test]
+    fn what_was_measured_before_a_stop_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            mixers: vec!["aaren".into(), "linear_attention".into()],
+            d_model: 16,
+            heads: 2,
+            lengths: vec![8],
+            tokens: 8,
+            positions: vec![4],
+            turns: 1,
+        };
+        let devices = crate::device::Devices::parse("cpu").unwrap();
+        let workers = Workers { count: 1, devices: &devices };
+        let mut told = Vec::new();
+        let (manifest, rows) = run(&settings, dir.path(), workers, &mut |_| ()).unwrap();
+        let path = dir.path().join(eunoe_report::ITEMS);
+        let first: Vec<String> =
+            std::fs::read_to_string(&path).unwrap().lines().take(2).map(String::from).collect();
+        std::fs::write(&path, first.join("\n") + "\n").unwrap();
+        let (again, kept) =
+            run(&settings, dir.path(), workers, &mut |row| told.push(row.mixer.clone())).unwrap();
+        assert_eq!((told, again), (vec!["linear_attention".to_owned(); 2], manifest.clone()));
+        assert_eq!((kept.len(), &kept[..2]), (4, &rows[..2]));
+        let other =
+            Manifest { machine: eunoe_report::Machine { threads: 99, ..manifest.machine }, ..manifest };
+        std::fs::write(dir.path().join(eunoe_report::MANIFEST), serde_json::to_string(&other).unwrap())
+            .unwrap();
+        let error = run(&settings, dir.path(), workers, &mut |_| ()).unwrap_err().to_string();
+        assert!(error.contains("was begun with 99 threads"), "{error}");
     }
 }

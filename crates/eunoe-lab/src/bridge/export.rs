@@ -125,7 +125,7 @@ fn refuse(run: &RunConfig) -> Result<()> {
             format!("the run began with `{}`; only what began with a folder can be exported", base.display());
         return Err(Error::Unsupported(why));
     }
-    for phrase in config.mixers.iter().take(config.layers) {
+    for phrase in &config.mixers {
         let (entry, args) = mixers::parse(phrase)?;
         if entry.card.id != mixers::softmax_attention::ENTRY.card.id || args.int("window") > 0 {
             let why = format!("the engine runs softmax attention over all tokens, not mixer `{phrase}`");

@@ -41,7 +41,7 @@ struct Loss {
 /// # Errors
 /// A folder that is no run, a text shorter than a window.
 pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
-    let path = args.run.join("last.safetensors");
+    let path = args.run.join(train::CHECKPOINT);
     let config = train::read_header(&path)?.config;
     let mut params = Params::new(0, DType::F32, device);
     let model = Decoder::new(&config.model, &mut params)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use eunoe_lab::bridge;
+use eunoe_lab::train::CHECKPOINT;
 use serde::Serialize;
 
 use super::out;
@@ -34,7 +35,7 @@ struct Done<'a> {
 /// # Errors
 /// Those of [`bridge::export`].
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    bridge::export(&args.run.join("last.safetensors"), &args.out, args.force)?;
+    bridge::export(&args.run.join(CHECKPOINT), &args.out, args.force)?;
     match json {
         true => out::json(&Done { folder: &args.out }),
         false => out::line(&format!("`{0}`: run it with `eunoe run -m {0} PROMPT`", args.out.display())),

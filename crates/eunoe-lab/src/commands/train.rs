@@ -1,6 +1,6 @@
 //! `eunoe-lab train`: one run, from its file.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +41,10 @@ struct Done {
 pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     let config = RunConfig::read(&args.config)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make `{}`", args.out.display()))?;
+    let lock = File::open(&args.out)?;
+    if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+        bail!("`{}` is being written to by another run", args.out.display());
+    }
     let mut told = Told::new(&config, &args.out)?;
     let trained = train::train(&config, &args.out, device, &mut told);
     told.bar.finish_and_clear();
@@ -54,7 +58,7 @@ pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
         steps: config.train.steps,
         loss: told.last.map(|row| row.loss),
         held_out: told.last.and_then(|row| row.held_out),
-        checkpoint: args.out.join("last.safetensors").display().to_string(),
+        checkpoint: args.out.join(train::CHECKPOINT).display().to_string(),
     };
     if json {
         return out::json(&done);
@@ -100,11 +104,14 @@ fn upto(step: u64, old: &str) -> String {
 }
 
 impl Told {
-    /// Writes the page of all rows that the file has.
+    /// Writes the page of all rows that the file has; none where somebody took them away.
     fn page(&self, config: &RunConfig) -> Result<()> {
         let text =
             std::fs::read_to_string(&self.path).with_context(|| format!("`{}`", self.path.display()))?;
         let rows = rows(&text).with_context(|| format!("`{}`", self.path.display()))?;
+        if rows.is_empty() {
+            return Ok(());
+        }
         let page = train::page(config, &rows)?;
         Ok(train::write_whole(&self.path.with_file_name("report.html"), page.as_bytes())?)
     }

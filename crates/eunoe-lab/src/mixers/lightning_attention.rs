@@ -5,8 +5,9 @@
 //!   y = W_o(σ(W₂ W₁ x) ⊙ SRMSNorm(o)); λ = exp(−2^(−8 h / H) (1 − l / (L − 1) + 1e-5)), h from 1, l from 0
 //! * Shapes:   x \[b, t, m\] → \[b, t, m\]; state kv \[b, h, d, d\]
 //! * Cost:     2 d² multiply-adds per head and token, the same at every length; constant state
-//! * Differs:  silu on v too (the released model file has none there); no LRPE in the first layer: decay alone gives positions; slopes of head counts that are no power of two
-//!   follow the same formula instead of being interpolated; one layer alone counts as the last
+//! * Differs:  silu on v too (the released model file has none there); no LRPE in the first layer: decay alone gives
+//!   positions; slopes of head counts that are no power of two follow the same formula instead of being interpolated; one
+//!   layer alone counts as the last
 //! * Oracle:   the recurrence in f64
 
 use candle_core::Tensor;

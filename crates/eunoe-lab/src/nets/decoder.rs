@@ -237,6 +237,12 @@ impl Config {
                 "`mixers` is empty; expected one mixer at least, such as `softmax_attention`".into(),
             );
         }
+        if self.mixers.len() > self.layers {
+            let (named, layers) = (self.mixers.len(), self.layers);
+            return wrong(format!(
+                "`mixers` names {named}, the model has `layers` {layers}: the rest would be left out"
+            ));
+        }
         if !(self.norm_eps > 0.0 && self.rope_base > 1.0 && self.init_std > 0.0) {
             return wrong("`norm_eps` and `init_std` must be above 0, `rope_base` above 1".into());
         }

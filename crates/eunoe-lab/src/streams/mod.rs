@@ -7,7 +7,7 @@ mod text;
 
 pub use chorales::Chorales;
 pub use mqar::{Mqar, Shape as MqarShape};
-pub use text::{Text, Windows};
+pub use text::{Text, Windows, apart};
 
 use candle_core::{Device, Tensor};
 

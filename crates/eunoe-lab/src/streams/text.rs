@@ -1,5 +1,6 @@
 //! Files as tokens: bytes, or those of a model's tokenizer.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::Device;
@@ -103,6 +104,24 @@ impl Text {
     }
 }
 
+/// Refuses a file that stands in two of these lists: what is learned from measures nothing.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the file and both lists.
+pub fn apart(lists: &[(&str, &[PathBuf])]) -> Result<()> {
+    let mut seen = HashMap::new();
+    for (list, file) in lists.iter().flat_map(|(list, files)| files.iter().map(move |file| (*list, file))) {
+        let place = file.canonicalize().unwrap_or_else(|_| file.clone());
+        if let Some(other) = seen.insert(place, list).filter(|other| *other != list) {
+            let file = file.display();
+            return Err(Error::Invalid(format!(
+                "`{file}` is in `{other}` and in `{list}`: what is learned from measures nothing"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Windows one behind the other; what is left at the end and fills no window is left out.
 pub struct Windows<'a> {
     bytes: &'a Text,
@@ -128,6 +147,19 @@ mod tests {
 
     fn text(len: u8) -> Text {
         Text::new((0..len).collect(), 0).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_in_one_list_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+        std::fs::write(&a, "a").unwrap();
+        let same = folder.path().join(".").join("a");
+        assert!(apart(&[("train", &[a.clone(), a.clone()]), ("test", std::slice::from_ref(&b))]).is_ok());
+        let error = apart(&[("train", &[b.clone(), a]), ("test", &[same])]).unwrap_err().to_string();
+        assert!(error.contains("a` is in `train` and in `test`"), "{error}");
+        // none of two files that are not there is the other
+        assert!(apart(&[("train", &[b]), ("test", &[folder.path().join("c")])]).is_ok());
     }
 
     #[test]

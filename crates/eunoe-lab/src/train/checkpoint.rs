@@ -14,6 +14,9 @@ use super::{AdamW, RunConfig};
 use crate::invalid;
 use crate::nets::{Param, Params};
 
+/// Its name in the folder of a run.
+pub const CHECKPOINT: &str = "last.safetensors";
+
 /// The key of the header in the file's metadata.
 const HEADER: &str = "eunoe_lab";
 

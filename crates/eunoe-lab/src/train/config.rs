@@ -202,6 +202,10 @@ mod tests {
             ("[model]\nheads = 3\n", "`heads` 3 does not divide `d_model` 256"),
             ("[model]\nheads = 4\nkv_heads = 3\n", "`kv_heads` 3 does not divide `heads` 4"),
             ("[model]\nmixers = []\n", "`mixers` is empty"),
+            (
+                "[model]\nlayers = 1\nmixers = [\"aaren\", \"based\"]\n",
+                "`mixers` names 2, the model has `layers` 1",
+            ),
             ("[model]\nvocab = 64\n", "texts are bytes and need 256"),
             ("[model]\nlayers = 1000000\n", "`layers` is 1000000; expected 1024 at most"),
             ("[model]\nd_ff = 99999999999\n", "`d_ff` is 99999999999"),

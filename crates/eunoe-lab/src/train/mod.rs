@@ -7,7 +7,7 @@ mod page;
 mod run;
 mod step;
 
-pub use checkpoint::{Checkpoint, load_params, read_header, write_whole};
+pub use checkpoint::{CHECKPOINT, Checkpoint, load_params, read_header, write_whole};
 pub use config::{Data, RunConfig, TrainConfig};
 pub use optimizer::{AdamW, Clip, Grads};
 pub use page::page;

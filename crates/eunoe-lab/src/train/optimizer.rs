@@ -184,12 +184,7 @@ impl Grads {
         if !ops::fits(&all) {
             // one number comes back from the device, not one per parameter
             let squares = all.iter().map(|grad| grad.sqr()?.sum_all()?.to_dtype(DType::F64));
-            let squares = squares.collect::<Result<Vec<_>>>()?;
-            return if squares.is_empty() {
-                Ok(0.0)
-            } else {
-                Tensor::stack(&squares, 0)?.sum_all()?.sqrt()?.to_scalar()
-            };
+            return Tensor::stack(&squares.collect::<Result<Vec<_>>>()?, 0)?.sum_all()?.sqrt()?.to_scalar();
         }
         Ok(all.into_iter().map(ops::sum_squares).sum::<Result<f64>>()?.sqrt())
     }

@@ -20,15 +20,15 @@ pub fn page(config: &RunConfig, rows: &[Row]) -> Result<String> {
     };
     let held_out: Vec<(f64, f64)> =
         rows.iter().filter_map(|row| Some((row.step as f64, row.held_out?))).collect();
-    let mut curves = vec![curve(0, "learned from", means(rows))];
+    let mut curves = vec![curve(0, "learned from", means(rows, |row| row.loss))];
     if !held_out.is_empty() {
         curves.push(curve(1, "held out", held_out.clone()));
     }
-    let loss = figure("Loss, nats per token", curves);
-    let norms =
-        figure("Length of the gradient before clipping", vec![curve(0, "", part(rows, |row| row.grad_norm))]);
+    let loss = figure("Loss", "nats per token", curves);
+    let norms = vec![curve(0, "", means(rows, |row| row.grad_norm))];
+    let norms = figure("Gradient before clipping", "length", norms);
     let speed = rows.iter().map(|row| row.tokens_per_s).sum::<f64>() / rows.len() as f64;
-    let mut table = Table::new("The run", &["", ""]);
+    let mut table = Table::new("The run", &["what", "value"]);
     let facts = [
         ("steps", count(last.step as usize)),
         ("loss of the last step", format!("{:.4} nats per token", last.loss)),
@@ -48,13 +48,8 @@ pub fn page(config: &RunConfig, rows: &[Row]) -> Result<String> {
     )
 }
 
-/// Loss by step.
-fn means(rows: &[Row]) -> Vec<(f64, f64)> {
-    part(rows, |row| row.loss)
-}
-
 /// Means of parts of equally many steps, at their last.
-fn part(rows: &[Row], of: fn(&Row) -> f64) -> Vec<(f64, f64)> {
+fn means(rows: &[Row], of: fn(&Row) -> f64) -> Vec<(f64, f64)> {
     let parts = rows.chunks(rows.len().div_ceil(POINTS).max(1));
     let mean = |part: &[Row]| {
         let last = part.last().map_or(0, |row| row.step);
@@ -77,10 +72,10 @@ fn curve(at: usize, name: &str, points: Vec<(f64, f64)>) -> Curve {
     }
 }
 
-fn figure(title: &str, curves: Vec<Curve>) -> Figure {
+fn figure(title: &str, unit: &str, curves: Vec<Curve>) -> Figure {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let x = Axis::over("step", Kind::Score, points().map(|point| point.x));
-    let y = Axis::over(title, Kind::Score, points().map(|point| point.y));
+    let y = Axis::over(unit, Kind::Score, points().map(|point| point.y));
     let mut plot = Plot::new(title.to_owned(), (860.0, 360.0), x, y);
     plot.curves = curves;
     Figure { title: title.into(), svg: plot.svg(), ..Figure::default() }
@@ -97,7 +92,7 @@ mod tests {
     #[test]
     fn many_steps_become_means_and_the_last_counts() {
         let rows: Vec<Row> = (1..=401).map(|step| row(step, step as f64, None)).collect();
-        let points = means(&rows);
+        let points = means(&rows, |row| row.loss);
         // three steps a point: 1, 2, 3; the last point is of 400 and 401
         assert_eq!((points.len(), points[0], points[133]), (134, (3.0, 2.0), (401.0, 400.5)));
     }

@@ -7,11 +7,12 @@ use candle_core::{DType, Device};
 use eunoe_core::{Error, Result};
 use eunoe_model::gguf;
 use eunoe_model::tokenizer::Tokenizer;
+use eunoe_report::MANIFEST;
 use serde::Serialize;
 
-use super::{Checkpoint, RunConfig, Step, Trainee, read_header};
+use super::{CHECKPOINT, Checkpoint, RunConfig, Step, Trainee, read_header};
 use crate::nets::Decoder;
-use crate::streams::{Batch, Text};
+use crate::streams::{Batch, Text, apart};
 use crate::{Ctx, bridge, invalid, ops};
 
 /// One line of the metrics.
@@ -58,6 +59,11 @@ pub fn train(
     progress: &mut dyn Progress,
 ) -> Result<Decoder> {
     config.check()?;
+    apart(&[("files", &config.data.files), ("held_out", &config.data.held_out)])?;
+    if folder.join(MANIFEST).exists() {
+        let why = format!("`{}` is the folder of a benchmark: give another one", folder.display());
+        return Err(Error::Invalid(why));
+    }
     let (mut trainee, tokenizer) = begin(config, device)?;
     let config = &RunConfig { model: trainee.model.config.clone(), ..config.clone() };
     let t = &config.train;
@@ -67,7 +73,7 @@ pub fn train(
         [] => None,
         files => Some(read(files)?),
     };
-    let path = folder.join("last.safetensors");
+    let path = folder.join(CHECKPOINT);
     if path.exists() {
         if read_header(&path)?.config != *config {
             let why = format!(
@@ -203,26 +209,35 @@ mod tests {
         let (done, second) = run(&config, parts.path(), 0);
         assert!(done.is_ok() && second.starts == [4]);
         assert_eq!([first.rows, second.rows].concat(), want.rows);
-        let bytes = |folder: &Path| std::fs::read(folder.join("last.safetensors")).unwrap().len();
-        assert_eq!(bytes(whole.path()), bytes(parts.path()));
+        let bytes = |folder: &Path| std::fs::read(folder.join(CHECKPOINT)).unwrap();
+        assert!(bytes(whole.path()) == bytes(parts.path()), "checkpoints differ");
     }
 
     #[test]
-    fn another_run_and_a_loss_that_is_no_number_leave_the_checkpoint() {
+    fn what_is_refused_and_a_loss_that_is_no_number_leave_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         assert!(matches!(run(&config, folder.path(), 2).0, Err(Error::Interrupted)));
-        let path = folder.path().join("last.safetensors");
+        let path = folder.path().join(CHECKPOINT);
         let saved = std::fs::read(&path).unwrap();
         let mut other = config.clone();
         other.model.d_model = 16;
         let why = run(&other, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
         assert!(why.contains("of a run with other settings"), "{why}");
-        let adrift =
-            RunConfig { train: TrainConfig { lr: 1e30, clip: 0.0, ..config.train.clone() }, ..config };
-        let fresh = tempfile::tempdir().unwrap();
-        let why = run(&adrift, fresh.path(), 0).0.map(|_| ()).unwrap_err().to_string();
-        assert!(why.contains("lower `lr`"), "{why}");
+        let mut same = config.clone();
+        same.data.held_out = config.data.files.clone();
+        let why = run(&same, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains("is in `files` and in `held_out`"), "{why}");
         assert_eq!(std::fs::read(&path).unwrap(), saved);
+        // the first step is taken and saved, and leads nowhere
+        let train = TrainConfig { lr: 1e30, clip: 0.0, save_every: 1, ..config.train.clone() };
+        let (adrift, fresh) = (RunConfig { train, ..config }, tempfile::tempdir().unwrap());
+        let (ended, told) = run(&adrift, fresh.path(), 0);
+        let why = ended.map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains("lower `lr`") && told.rows.len() == 1, "{why}");
+        assert_eq!(read_header(&fresh.path().join(CHECKPOINT)).unwrap().step, 1);
+        std::fs::write(fresh.path().join(MANIFEST), "").unwrap();
+        let why = run(&adrift, fresh.path(), 0).0.map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains("is the folder of a benchmark"), "{why}");
     }
 }

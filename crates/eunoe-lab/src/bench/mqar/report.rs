@@ -1,13 +1,13 @@
 //! What a grid found: tables and charts of accuracy against the bytes of state.
 
 use eunoe_core::{Error, Result};
-use eunoe_report::parts::{self, Cell as Item, Figure, Group, Section, Table};
+use eunoe_report::parts::{Cell as Item, Table};
 use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
 use eunoe_report::units::{bytes, count, counted, seconds};
 
 use super::{Ended, Line, Manifest, Record, Settings};
 use crate::bench::grid::mean_sd;
-use crate::bench::page::{Head, Page};
+use crate::bench::page::{Chart, Head, Page, Part, spread};
 use crate::streams::MqarShape;
 
 const TITLE: &str = "Multi-query associative recall";
@@ -95,50 +95,6 @@ impl<'a> Report<'a> {
         &self.manifest.settings.grid
     }
 
-    fn how(&self) -> Vec<String> {
-        let (grid, Record { model, train, .. }) = (self.grid(), &self.manifest.settings);
-        let machine = &self.manifest.machine;
-        let task = format!(
-            "Task: N keys and their values stand at the start of a text of T tokens (vocabulary {}); then each key comes \
-             once more, soon more often than late, and its value is asked for. Accuracy is the share of a sequence's \
-             questions whose value is the likeliest of all tokens, mean of {} test sequences per shape.",
-            grid.vocab, grid.test
-        );
-        let sizes = format!(
-            "Model: width {}, {}, two blocks without MLPs ({} first, the mixer under test second), head tied \
-             to the embedding.",
-            grid.d_model,
-            counted(grid.heads, "head"),
-            model.mixers[0]
-        );
-        let rates: Vec<String> = grid.lrs.iter().map(f64::to_string).collect();
-        let training = format!(
-            "Training: {} sequences, as many of each shape, in batches of {} of one shape; at most {} passes ({} steps), \
-             ended early once every shape reaches {} on {} validation sequences; AdamW, weight decay {}, rates {} \
-             with a rise over {} of the steps and half a cosine down to {}; {} per rate.",
-            count(grid.examples),
-            grid.batch,
-            grid.epochs,
-            count(grid.steps() as usize),
-            grid.stop_at,
-            grid.valid,
-            train.weight_decay,
-            rates.join(", "),
-            train.warmup,
-            train.decay_to,
-            counted(grid.seeds as usize, "seed")
-        );
-        let cost = format!(
-            "All trainings together took {} on {} ({}), {} at a time with {} each.",
-            seconds(self.total_s),
-            machine.cpu,
-            machine.isa,
-            machine.jobs,
-            counted(machine.threads, "thread")
-        );
-        vec![task, sizes, training, cost]
-    }
-
     fn table(&self, caption: &str, columns: Vec<String>, cells: impl Fn(&Best<'a>) -> Vec<Item>) -> Table {
         let columns = [vec!["mixer".to_owned()], columns].concat();
         let head = |at: usize, best: &Best<'a>| {
@@ -153,11 +109,7 @@ impl<'a> Report<'a> {
         let shapes = self.grid().shapes.iter().map(|s| format!("T {}, N {}", s.t, s.pairs));
         let columns = shapes.chain(["rate".into()]).collect();
         self.table("Accuracy by shape", columns, |best| {
-            let score = |shape| {
-                let (mean, sd) = best.accuracy(shape);
-                Item::num(format!("{mean:.3}")).small(sd.map_or(String::new(), |sd| format!("± {sd:.3}")))
-            };
-            let scores = (0..self.grid().shapes.len()).map(score);
+            let scores = (0..self.grid().shapes.len()).map(|shape| spread(best.accuracy(shape)));
             scores.chain([Item::num(best.lr.to_string())]).collect()
         })
     }
@@ -250,65 +202,74 @@ impl Page for Report<'_> {
         Head { title: TITLE, lead: LEAD, version: &self.manifest.version }
     }
 
-    fn charts(&self) -> Vec<(String, String)> {
-        let name = |shape: &MqarShape| format!("t{}-n{}.svg", shape.t, shape.pairs);
-        let shapes = self.grid().shapes.iter().enumerate();
-        shapes.map(|(at, shape)| (name(shape), self.plot(at).file())).collect()
+    fn how(&self) -> Vec<String> {
+        let (grid, Record { model, train, .. }) = (self.grid(), &self.manifest.settings);
+        let machine = &self.manifest.machine;
+        let task = format!(
+            "Task: N keys and their values stand at the start of a text of T tokens (vocabulary {}); then each key comes \
+             once more, soon more often than late, and its value is asked for. Accuracy is the share of a sequence's \
+             questions whose value is the likeliest of all tokens, mean of {} test sequences per shape.",
+            grid.vocab, grid.test
+        );
+        let sizes = format!(
+            "Model: width {}, {}, two blocks without MLPs ({} first, the mixer under test second), head tied \
+             to the embedding.",
+            grid.d_model,
+            counted(grid.heads, "head"),
+            model.mixers[0]
+        );
+        let rates: Vec<String> = grid.lrs.iter().map(f64::to_string).collect();
+        let training = format!(
+            "Training: {} sequences, as many of each shape, in batches of {} of one shape; at most {} passes ({} steps), \
+             ended early once every shape reaches {} on {} validation sequences; AdamW, weight decay {}, rates {} \
+             with a rise over {} of the steps and half a cosine down to {}; {} per rate.",
+            count(grid.examples),
+            grid.batch,
+            grid.epochs,
+            count(grid.steps() as usize),
+            grid.stop_at,
+            grid.valid,
+            train.weight_decay,
+            rates.join(", "),
+            train.warmup,
+            train.decay_to,
+            counted(grid.seeds as usize, "seed")
+        );
+        let cost = format!(
+            "All trainings together took {} on {} ({}), {} at a time with {} each.",
+            seconds(self.total_s),
+            machine.cpu,
+            machine.isa,
+            machine.jobs,
+            counted(machine.threads, "thread")
+        );
+        vec![task, sizes, training, cost]
     }
 
-    fn markdown(&self) -> String {
-        let mut out = format!("# {TITLE}\n\n{LEAD}.\n\n");
-        for text in self.how() {
-            out += &format!("{text}\n\n");
-        }
-        let parts = [
-            ("Accuracy", RULE, self.accuracies()),
-            ("Guessing", "", self.floors()),
-            ("Cost", "Seconds are those of one training, validation included.", self.costs()),
-            ("Rates", "Validation accuracy on the largest shape, mean of seeds.", self.rates()),
-        ];
-        for (title, note, table) in parts {
-            let note = if note.is_empty() { String::new() } else { format!("{note}\n\n") };
-            out += &format!("## {title}\n\n{note}{}\n", table.markdown());
-        }
-        out +=
-            "## Accuracy against bytes of state\n\nThe dotted line is a guess among the values in context.\n";
-        for (shape, (name, _)) in self.grid().shapes.iter().zip(self.charts()) {
-            out += &format!("\n![{}]({name})\n", self.chart_name(*shape));
-        }
-        out
-    }
-
-    fn sections(&self) -> Result<Vec<Section>> {
-        let table = |title: &str, note: &str, table| Group {
-            title: title.into(),
+    fn parts(&self) -> Vec<Part> {
+        let table = |title, note: &str, table| Part {
+            title,
             note: note.into(),
             table: Some(table),
-            ..Group::default()
+            ..Part::default()
         };
-        let found = [table("", RULE, self.accuracies()), table("Guessing", "", self.floors())];
-        let shapes = self.grid().shapes.iter().enumerate();
-        let figure = |(at, shape): (usize, &MqarShape)| Figure {
+        let chart = |(at, shape): (usize, &MqarShape)| Chart {
+            file: format!("t{}-n{}.svg", shape.t, shape.pairs),
             title: self.chart_name(*shape),
-            svg: self.plot(at).svg(),
-            ..Figure::default()
+            plot: self.plot(at),
         };
-        let charts = Group {
-            note: "The dotted line is a guess among the values in context.".into(),
-            figures: shapes.map(figure).collect(),
-            ..Group::default()
-        };
-        let cost = [
-            table("", "Seconds are those of one training, validation included.", self.costs()),
+        vec![
+            table("Accuracy", RULE, self.accuracies()),
+            table("Guessing", "", self.floors()),
+            Part {
+                title: "Accuracy against bytes of state",
+                note: "The dotted line is a guess among the values in context.".into(),
+                charts: self.grid().shapes.iter().enumerate().map(chart).collect(),
+                ..Part::default()
+            },
+            table("Cost", "Seconds are those of one training, validation included.", self.costs()),
             table("Rates", "Validation accuracy on the largest shape, mean of seeds.", self.rates()),
-        ];
-        let sections = [
-            parts::groups("findings", "Accuracy", &[], &found)?,
-            parts::groups("state", "Accuracy against bytes of state", &[], &[charts])?,
-            parts::groups("cost", "Cost and rates", &[], &cost)?,
-            parts::groups("how", "How it was measured", &self.how(), &[])?,
-        ];
-        Ok(sections.into_iter().flatten().collect())
+        ]
     }
 }
 
@@ -400,9 +361,9 @@ mod tests {
             page.contains("based(features=8): 0.600 with 2.0 KiB")
                 && page.contains("<td class=\"num \">0.600")
         );
-        let charts = report.charts();
-        assert_eq!(charts[1].0, "t32-n4.svg");
-        assert!(charts[1].1.contains("xmlns"));
+        let dir = tempfile::tempdir().unwrap();
+        report.write(dir.path()).unwrap();
+        assert!(std::fs::read_to_string(dir.path().join("t32-n4.svg")).unwrap().contains("xmlns"));
     }
 
     #[test]

@@ -1,20 +1,12 @@
 use std::fs;
 
 use super::*;
-use crate::bench::{ITEMS, MANIFEST};
+use crate::bench::grid::Silent;
 use crate::device::Devices;
+use eunoe_report::{ITEMS, MANIFEST};
 
-/// Told of nothing, or of a training where none should be.
-struct Silent;
+/// Told of a training where none should be.
 struct Never;
-
-impl Progress for Silent {
-    fn resumed(&self, _: usize) {}
-    fn begins(&self, _: usize, _: &Cell) {}
-    fn step(&self, _: usize, _: u64, _: f64) {}
-    fn valid(&self, _: usize, _: &'static str, _: f64) {}
-    fn ends(&self, _: usize, _: u64) {}
-}
 
 impl Progress for Never {
     fn resumed(&self, _: usize) {}

@@ -70,7 +70,6 @@ pub(super) fn train(
 fn point(settings: &Settings, texts: &Texts, trainee: &Trainee, device: &Device) -> crate::Result<Point> {
     let t = settings.train.seq_len;
     let valid = mean(&by_position(&trainee.model, &texts.valid, (t, t), settings.windows, device)?);
-    let valid = Some(valid).filter(|valid| valid.is_finite());
     let (sink, first) = sink(&trainee.model, &texts.valid, device)?.unzip();
     Ok(Point { step: trainee.adam.step, valid, sink, first })
 }
@@ -85,8 +84,8 @@ fn finish(
 ) -> crate::Result<()> {
     let t = settings.train.seq_len;
     let all = |text, t, piece| by_position(model, text, (t, piece), usize::MAX, device);
-    line.valid = Some(mean(&all(&texts.valid, t, t)?));
-    line.test = Some(mean(&all(&texts.test, t, t)?));
+    line.valid = mean(&all(&texts.valid, t, t)?);
+    line.test = mean(&all(&texts.test, t, t)?);
     let long = all(&texts.test, t * settings.beyond, t)?;
     let parts = buckets(t, settings.beyond).into_iter();
     line.positions = parts.map(|(from, upto)| (from, upto, mean(&long[from..upto]))).collect();

@@ -6,7 +6,7 @@ use crate::nets::Decoder;
 use crate::streams::{Batch, Text};
 use crate::{Ctx, Result, State, ops};
 
-/// Symbols at a time, at the length of training.
+/// Windows at a time, at the length of training.
 const ROWS: usize = 32;
 /// Length of the windows of the sink metric, and how many there are at most: the metric depends on the length, so both are
 /// the paper's (Gu, 2024, arXiv 2410.10781).
@@ -44,9 +44,10 @@ pub(super) fn by_position(
     Ok(sums.into_iter().map(|sum| sum / count.max(1) as f64).collect())
 }
 
-/// Mean of some positions.
-pub(super) fn mean(losses: &[f64]) -> f64 {
-    losses.iter().sum::<f64>() / losses.len().max(1) as f64
+/// The mean; `None` where it is no number, as behind the length of training it may be.
+pub(super) fn mean(values: &[f64]) -> Option<f64> {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    mean.is_finite().then_some(mean)
 }
 
 /// Attention to the first token over windows of 64 tokens: per head the mean weight over the rows that see it, which are
@@ -66,7 +67,7 @@ pub(super) fn sink(model: &Decoder, text: &Text, device: &Device) -> Result<Opti
         model.run(&batch?.tokens, Vec::new(), &mut ctx)?;
     }
     let sinks = heads.iter().filter(|weight| **weight > SINK_ABOVE).count();
-    Ok((!heads.is_empty()).then(|| (sinks as f64 / heads.len() as f64, mean(&heads))))
+    Ok(mean(&heads).map(|mean| (sinks as f64 / heads.len() as f64, mean)))
 }
 
 /// Mean weight of the first key over all rows, per sequence and head, of weights `[b, h, t, t]`.
@@ -123,6 +124,14 @@ mod tests {
         let far = whole.iter().zip(&pieces).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(whole.len() == 48 && far < 1e-5, "{far}");
         let total = crate::train::evaluate(&model, &text, 48, 9, &Device::Cpu).unwrap();
-        assert!((mean(&whole) - total).abs() < 1e-6, "{} {total}", mean(&whole));
+        assert!((mean(&whole).unwrap() - total).abs() < 1e-6, "{whole:?} {total}");
+    }
+
+    #[test]
+    fn a_mean_is_a_number_or_nothing() {
+        assert_eq!(
+            [mean(&[1.0, 3.0]), mean(&[1.0, f64::NAN]), mean(&[f64::INFINITY]), mean(&[])],
+            [Some(2.0), None, None, None]
+        );
     }
 }

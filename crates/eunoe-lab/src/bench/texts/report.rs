@@ -1,16 +1,20 @@
 //! What a grid of language models found: tables and charts.
 
 use eunoe_core::{Error, Result};
-use eunoe_report::parts::{self, Cell as Item, Figure, Group, Section, Table};
+use eunoe_report::parts::{Cell as Item, Table};
 use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
 use eunoe_report::units::{bytes, count, counted, seconds};
 
 use super::{Ended, Line, Manifest, Record, Settings, Unit, best_rate};
 use crate::bench::grid::mean_sd;
-use crate::bench::page::{Head, Page};
+use crate::bench::page::{Chart, Head, Page, Part, spread};
 
 const RULE: &str = "Mean of the seeds ± their standard deviation, at the rate that loses least on validation texts. Beside the \
-                    first pattern: a difference below two standard deviations (the root of the mean of both variances) is a tie. A rate at the edge of those tried may not be the best there is.";
+                    first pattern: a difference below two standard deviations (the root of the mean of both variances) is a tie. \
+                    A rate at the edge of those tried may not be the best there is.";
+const SINKS: &str = "A sink is a head whose mean weight on the first symbol is above 0.3; weights are means over all heads. Both over \
+                     all layers and 100 windows of 64 symbols of validation text; weights that need not sum to one are divided by \
+                     the sum of their sizes.";
 
 /// The trainings of a pattern at the rate that validation chose.
 #[derive(Clone, Debug)]
@@ -91,98 +95,13 @@ impl<'a> Report<'a> {
         &self.manifest.settings.grid
     }
 
+    /// A loss in nats, told in the grid's unit.
+    fn told(&self, nats: f64) -> f64 {
+        self.grid().unit.of(nats)
+    }
+
     fn unit(&self) -> String {
         format!("{} per {}", self.grid().unit.name(), self.grid().symbol)
-    }
-
-    /// Charts: a file name, what it shows, and the plot.
-    fn plots(&self) -> Vec<(&'static str, String, Plot)> {
-        let mut plots = vec![
-            (
-                "training.svg",
-                "Validation loss over training".to_owned(),
-                self.training(|p| p.valid.map(|nats| self.grid().unit.of(nats)), &self.unit()),
-            ),
-            ("positions.svg", "Loss by position, the state carried on".to_owned(), self.by_position()),
-            ("state.svg", "Loss against bytes of state".to_owned(), self.by_state()),
-        ];
-        let shows = |of: fn(&super::Point) -> Option<f64>| {
-            self.lines.iter().any(|line| line.curve.iter().any(|point| of(point).is_some()))
-        };
-        if shows(|point| point.sink) {
-            let share = self.training(|point| point.sink, "share of heads that attend to the first token");
-            plots.push(("sinks.svg", "Attention sinks over training".into(), share));
-        }
-        if shows(|point| point.first) {
-            let weight = self.training(|point| point.first, "mean weight on the first token");
-            plots.push(("first.svg", "Attention to the first token over training".into(), weight));
-        }
-        plots
-    }
-
-    fn tables(&self) -> Vec<(&'static str, String, Table)> {
-        let mut tables = vec![
-            ("Loss", RULE.to_owned(), self.losses()),
-            (
-                "By position",
-                self.unit() + ", from windows longer than those of training: the state is carried on.",
-                self.positions(),
-            ),
-        ];
-        if self.has_sinks() {
-            let note = "A sink is a head whose mean weight on the first symbol is above 0.3; weights are means over all heads. Both \
-                        over all layers and 100 windows of 64 symbols of validation text; weights that need not sum to one are \
-                        divided by the sum of their sizes.";
-            tables.push(("Attention sinks", note.into(), self.sinks()));
-        }
-        tables.push(("Rates", format!("Validation {} of seed 0.", self.unit()), self.rates()));
-        tables.push((
-            "Cost",
-            "Symbols per second are those of training beside the other workers.".into(),
-            self.costs(),
-        ));
-        tables
-    }
-
-    fn how(&self) -> Vec<String> {
-        let (grid, machine) = (self.grid(), &self.manifest.machine);
-        let (model, train) = (&grid.model, &grid.train);
-        let rates: Vec<String> = grid.lrs.iter().map(f64::to_string).collect();
-        let texts = format!(
-            "Texts: {}. Windows for training begin anywhere; those for measurement one behind the other.",
-            self.manifest.settings.texts.join("; ")
-        );
-        let sizes = format!(
-            "Models: width {}, {}, {}, head tied to the embedding; MLPs are as wide as it takes for every pattern to have the \
-             parameters of the first.",
-            model.d_model,
-            counted(model.layers, "layer"),
-            counted(model.heads, "head")
-        );
-        let training = format!(
-            "Training: {} steps of {} windows of {} {}s ({} in all); AdamW, weight decay {}, gradients no longer than {}, rates {} \
-             with a rise over {} of the steps and half a cosine down to {}. Each pattern is trained at each rate with seed 0, and \
-             at the best one with {}.",
-            count(train.steps as usize),
-            train.batch * train.accumulate,
-            train.seq_len,
-            grid.symbol,
-            count(train.steps as usize * train.batch * train.accumulate * train.seq_len),
-            train.weight_decay,
-            train.clip,
-            rates.join(", "),
-            train.warmup,
-            train.decay_to,
-            counted(grid.seeds as usize, "seed")
-        );
-        let cost = format!(
-            "All trainings together took {} on {} ({}), {} at a time.",
-            seconds(self.lines.iter().map(|line| line.seconds).sum()),
-            machine.cpu,
-            machine.isa,
-            machine.jobs
-        );
-        vec![texts, sizes, training, cost]
     }
 
     fn table(&self, caption: &str, columns: Vec<String>, cells: impl Fn(&Best<'a>) -> Vec<Item>) -> Table {
@@ -226,14 +145,8 @@ impl<'a> Report<'a> {
         let buckets = self.buckets();
         let columns = buckets.iter().map(|(from, upto)| format!("{from}–{upto}")).collect();
         self.table("Loss by position", columns, |best| {
-            (0..buckets.len())
-                .map(|at| spread(best.loss(|line| line.positions.get(at).map(|p| p.2))))
-                .collect()
+            (0..buckets.len()).map(|at| spread(best.loss(|line| line.positions.get(at)?.2))).collect()
         })
-    }
-
-    fn has_sinks(&self) -> bool {
-        self.lines.iter().any(|line| line.curve.iter().any(|point| point.sink.is_some()))
     }
 
     fn sinks(&self) -> Table {
@@ -258,7 +171,7 @@ impl<'a> Report<'a> {
         let columns = self.grid().lrs.iter().map(f64::to_string).collect();
         self.table("Validation loss by rate", columns, |best| {
             let cell = |valid: &Option<f64>| {
-                Item::num(valid.map_or("diverged".into(), |nats| format!("{:.3}", self.grid().unit.of(nats))))
+                Item::num(valid.map_or("diverged".into(), |nats| format!("{:.3}", self.told(nats))))
             };
             best.valid.iter().map(cell).collect()
         })
@@ -314,12 +227,8 @@ impl<'a> Report<'a> {
         let buckets = self.buckets();
         let curves = self.curves(|best| {
             let at = |(n, (_, upto)): (usize, &(usize, usize))| {
-                let values = best
-                    .lines
-                    .iter()
-                    .filter_map(|line| line.positions.get(n))
-                    .map(|p| self.grid().unit.of(p.2));
-                (*upto as f64, values.collect())
+                let values = best.lines.iter().filter_map(|line| line.positions.get(n)?.2);
+                (*upto as f64, values.map(|nats| self.told(nats)).collect())
             };
             buckets.iter().enumerate().map(at).collect()
         });
@@ -328,7 +237,7 @@ impl<'a> Report<'a> {
 
     fn by_state(&self) -> Plot {
         let curves = self.curves(|best| {
-            let losses = best.lines.iter().filter_map(|line| line.test).map(|nats| self.grid().unit.of(nats));
+            let losses = best.lines.iter().filter_map(|line| line.test).map(|nats| self.told(nats));
             vec![(best.lines[0].state_bytes[0] as f64, losses.collect())]
         });
         let label =
@@ -343,42 +252,84 @@ impl Page for Report<'_> {
         Head { title: &self.grid().title, lead, version: &self.manifest.version }
     }
 
-    fn charts(&self) -> Vec<(String, String)> {
-        self.plots().into_iter().map(|(name, _, plot)| (name.to_owned(), plot.file())).collect()
+    fn how(&self) -> Vec<String> {
+        let (grid, machine) = (self.grid(), &self.manifest.machine);
+        let (model, train) = (&grid.model, &grid.train);
+        let rates: Vec<String> = grid.lrs.iter().map(f64::to_string).collect();
+        let texts = format!(
+            "Texts: {}. Windows for training begin anywhere; those for measurement one behind the other.",
+            self.manifest.settings.texts.join("; ")
+        );
+        let sizes = format!(
+            "Models: width {}, {}, {}, head tied to the embedding; MLPs are as wide as it takes for every pattern to have the \
+             parameters of the first.",
+            model.d_model,
+            counted(model.layers, "layer"),
+            counted(model.heads, "head")
+        );
+        let training = format!(
+            "Training: {} steps of {} windows of {} {}s ({} in all); AdamW, weight decay {}, gradients no longer than {}, rates {} \
+             with a rise over {} of the steps and half a cosine down to {}. Each pattern is trained at each rate with seed 0, and \
+             at the best one with {}.",
+            count(train.steps as usize),
+            train.batch * train.accumulate,
+            train.seq_len,
+            grid.symbol,
+            count(train.steps as usize * train.batch * train.accumulate * train.seq_len),
+            train.weight_decay,
+            train.clip,
+            rates.join(", "),
+            train.warmup,
+            train.decay_to,
+            counted(grid.seeds as usize, "seed")
+        );
+        let cost = format!(
+            "All trainings together took {} on {} ({}), {} at a time.",
+            seconds(self.lines.iter().map(|line| line.seconds).sum()),
+            machine.cpu,
+            machine.isa,
+            machine.jobs
+        );
+        vec![texts, sizes, training, cost]
     }
 
-    fn markdown(&self) -> String {
-        let mut out = format!("# {}\n\n", self.grid().title);
-        for text in self.how() {
-            out += &format!("{text}\n\n");
-        }
-        for (title, note, table) in self.tables() {
-            out += &format!("## {title}\n\n{note}\n\n{}\n", table.markdown());
-        }
-        out += "## Charts\n";
-        for (file, name, _) in self.plots() {
-            out += &format!("\n![{name}]({file})\n");
-        }
-        out
-    }
-
-    fn sections(&self) -> Result<Vec<Section>> {
-        let figure =
-            |(_, title, plot): (_, String, Plot)| Figure { title, svg: plot.svg(), ..Figure::default() };
-        let charts = Group { figures: self.plots().into_iter().map(figure).collect(), ..Group::default() };
-        let table = |(title, note, table): (&str, String, Table)| Group {
-            title: title.into(),
-            note,
-            table: Some(table),
-            ..Group::default()
-        };
-        let tables: Vec<Group> = self.tables().into_iter().map(table).collect();
-        let sections = [
-            parts::groups("findings", "Findings", &[], &tables)?,
-            parts::groups("charts", "Charts", &[], &[charts])?,
-            parts::groups("how", "How it was measured", &self.how(), &[])?,
+    fn parts(&self) -> Vec<Part> {
+        let chart = |file: &str, title: &str, plot| Chart { file: file.into(), title: title.into(), plot };
+        let part =
+            |title, note: &str, table, charts| Part { title, note: note.into(), table: Some(table), charts };
+        let (unit, seen) = (self.unit(), |point: &super::Point| point.valid.map(|nats| self.told(nats)));
+        let carried = format!("{unit}, from windows longer than those of training: the state is carried on.");
+        let mut parts = vec![
+            part(
+                "Loss",
+                RULE,
+                self.losses(),
+                vec![
+                    chart("training.svg", "Validation loss over training", self.training(seen, &unit)),
+                    chart("state.svg", "Loss against bytes of state", self.by_state()),
+                ],
+            ),
+            part(
+                "By position",
+                &carried,
+                self.positions(),
+                vec![chart("positions.svg", "Loss by position", self.by_position())],
+            ),
         ];
-        Ok(sections.into_iter().flatten().collect())
+        if self.lines.iter().any(|line| line.curve.iter().any(|point| point.sink.is_some())) {
+            let share = self.training(|point| point.sink, "share of heads that attend to the first symbol");
+            let weight = self.training(|point| point.first, "mean weight on the first symbol");
+            let charts = vec![
+                chart("sinks.svg", "Attention sinks over training", share),
+                chart("first.svg", "Attention to the first symbol over training", weight),
+            ];
+            parts.push(part("Attention sinks", SINKS, self.sinks(), charts));
+        }
+        let rates = format!("Validation {unit} of seed 0.");
+        parts.push(part("Rates", &rates, self.rates(), Vec::new()));
+        let speed = "Symbols per second are those of training beside the other workers.";
+        parts.push(part("Cost", speed, self.costs(), Vec::new()));
+        parts
     }
 }
 
@@ -386,13 +337,6 @@ fn percent((mean, sd): (f64, Option<f64>)) -> Item {
     match mean.is_nan() {
         true => Item::num("–"),
         false => Item::num(format!("{mean:.1} %")).small(sd.map_or(String::new(), |sd| format!("± {sd:.1}"))),
-    }
-}
-
-fn spread((mean, sd): (f64, Option<f64>)) -> Item {
-    match mean.is_finite() {
-        true => Item::num(format!("{mean:.3}")).small(sd.map_or(String::new(), |sd| format!("± {sd:.3}"))),
-        false => Item::num("–"),
     }
 }
 

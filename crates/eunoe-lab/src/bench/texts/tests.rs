@@ -1,16 +1,8 @@
 use super::*;
-use crate::bench::{ITEMS, MANIFEST, Page as _, open, together};
+use crate::bench::grid::Silent;
+use crate::bench::{Page as _, open, together};
 use crate::device::Devices;
-
-struct Silent;
-
-impl Progress for Silent {
-    fn resumed(&self, _: usize) {}
-    fn begins(&self, _: usize, _: &Cell) {}
-    fn step(&self, _: usize, _: u64, _: f64) {}
-    fn valid(&self, _: usize, _: &'static str, _: f64) {}
-    fn ends(&self, _: usize, _: u64) {}
-}
+use eunoe_report::{ITEMS, MANIFEST};
 
 fn tiny() -> Settings {
     let model = Config { d_model: 16, layers: 2, heads: 2, d_ff: 24, ..Config::default() };
@@ -145,8 +137,8 @@ fn a_training_that_diverges_is_a_result() {
     // a page of several folders has the parts of each under names of their own
     let here = dir.path().to_owned();
     let both = together("Both", &[here.clone(), here.clone()]).unwrap();
-    assert!(both.contains("<section id=\"1-findings\"") && both.contains("<section id=\"2-findings\""));
-    assert!(both.contains("Books, byte by byte: Findings"));
+    assert!(both.contains("<section id=\"1-loss\"") && both.contains("<section id=\"2-loss\""));
+    assert!(both.contains("Books, byte by byte: Loss"));
     open(&here, &mut |page| page.write(&here).map(|_| ())).unwrap();
     assert_eq!(std::fs::read_to_string(here.join("report.md")).unwrap(), page);
     std::fs::write(here.join(MANIFEST), "{\"benchmark\": \"other\"}").unwrap();

@@ -1,14 +1,14 @@
 //! What was measured: tables of tokens per second, and charts of them against length.
 
 use eunoe_core::{Error, Result};
-use eunoe_report::parts::{self, Cell as Item, Figure, Group, Section, Table};
+use eunoe_report::parts::{Cell as Item, Table};
 use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
 use eunoe_report::units::{bytes, count, counted};
 
 use super::{Manifest, Phase, Row, Settings, slope};
-use crate::bench::page::{Head, Page};
+use crate::bench::page::{Chart, Head, Page, Part};
 
-const SLOPE: &str = "The slope is that of the seconds of a text over its length, both in logarithms: 1 where a token costs the same \
+const SLOPE: &str = "Tokens per second. The slope is that of the seconds of a text over its length, both in logarithms: 1 where a token costs the same \
                      at every length, 2 where it costs as much as there are before it.";
 
 /// See the module.
@@ -31,7 +31,7 @@ impl<'a> Report<'a> {
         }) {
             if report.row(mixer, phase, at).is_none() {
                 return Err(Error::Invalid(format!(
-                    "`{mixer}` was not measured at {at}: run it in a new folder"
+                    "`{mixer}` was not measured at {at}: run the same command again, or in a new folder"
                 )));
             }
         }
@@ -115,21 +115,6 @@ impl<'a> Report<'a> {
         plot.curves = curves;
         plot
     }
-
-    fn how(&self) -> Vec<String> {
-        let (grid, machine) = (self.grid(), &self.manifest.machine);
-        vec![format!(
-            "Mixers alone, without embedding, MLP and norms: width {}, {}. Training reads {} tokens forward and back, in texts of \
-             each length; decode continues one text by a token. Medians of {}, the first left out; {} ({}), {}.",
-            grid.d_model,
-            counted(grid.heads, "head"),
-            count(grid.tokens),
-            counted(grid.turns, "turn"),
-            machine.cpu,
-            machine.isa,
-            counted(machine.threads, "thread")
-        )]
-    }
 }
 
 /// The bytes of a state that stays as it is, or the first and the last of one that grows.
@@ -151,41 +136,33 @@ impl Page for Report<'_> {
         Head { title: "Throughput against length", lead, version: &self.manifest.version }
     }
 
-    fn charts(&self) -> Vec<(String, String)> {
-        let charts = [("training.svg", Phase::Training), ("decode.svg", Phase::Decode)];
-        charts.map(|(name, phase)| (name.to_owned(), self.plot(phase).file())).to_vec()
+    fn how(&self) -> Vec<String> {
+        let (grid, machine) = (self.grid(), &self.manifest.machine);
+        vec![format!(
+            "Mixers alone, without embedding, MLP and norms: width {}, {}. Training reads {} tokens forward and back, in texts of \
+             each length; decode continues one text by a token. Medians of {}, the first left out; {} ({}), {}.",
+            grid.d_model,
+            counted(grid.heads, "head"),
+            count(grid.tokens),
+            counted(grid.turns, "turn"),
+            machine.cpu,
+            machine.isa,
+            counted(machine.threads, "thread")
+        )]
     }
 
-    fn markdown(&self) -> String {
-        let (training, decode) = (self.table(Phase::Training), self.table(Phase::Decode));
-        format!(
-            "# {}\n\n{}\n\n## Training\n\nTokens per second. {SLOPE}\n\n{}\n![Training](training.svg)\n\n## Decode\n\nTokens \
-             per second, and the bytes of the state of one text.\n\n{}\n![Decode](decode.svg)\n",
-            self.head().title,
-            self.how().join("\n\n"),
-            training.markdown(),
-            decode.markdown()
-        )
-    }
-
-    fn sections(&self) -> Result<Vec<Section>> {
-        let group = |phase, note: &str| Group {
+    fn parts(&self) -> Vec<Part> {
+        let part = |title, phase, note: &str, file: &str| Part {
+            title,
             note: note.into(),
             table: Some(self.table(phase)),
-            figures: vec![Figure { svg: self.plot(phase).svg(), ..Figure::default() }],
-            ..Group::default()
+            charts: vec![Chart { file: file.into(), title: title.into(), plot: self.plot(phase) }],
         };
-        let sections = [
-            parts::groups("training", "Training", &[], &[group(Phase::Training, SLOPE)])?,
-            parts::groups(
-                "decode",
-                "Decode",
-                &[],
-                &[group(Phase::Decode, "The state is that of one text.")],
-            )?,
-            parts::groups("how", "How it was measured", &self.how(), &[])?,
-        ];
-        Ok(sections.into_iter().flatten().collect())
+        let state = "Tokens per second, and the bytes of the state of one text.";
+        vec![
+            part("Training", Phase::Training, SLOPE, "training.svg"),
+            part("Decode", Phase::Decode, state, "decode.svg"),
+        ]
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use eunoe_lab::bench::{open, together};
 use eunoe_lab::train::write_whole;
 use serde::Serialize;
@@ -36,6 +36,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let mut reports = Vec::new();
     match &args.out {
         Some(out) => {
+            // nothing else is written over
+            if std::fs::read(out).is_ok_and(|there| !there.starts_with(b"<!doctype html>")) {
+                bail!("`{}` is there and is no page: name another file", out.display());
+            }
             write_whole(out, together(&args.title, &args.folders)?.as_bytes())?;
             reports.push(out.clone());
         }

@@ -167,6 +167,7 @@ struct Done {
 
 impl Files {
     fn read(&self) -> Result<Texts> {
+        streams::apart(&[("--train", &self.train), ("--valid", &self.valid), ("--test", &self.test)])?;
         let read = |files: &[PathBuf]| -> Result<(Text, String)> {
             let name = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             Ok((Text::read(files, None, 0)?, files.iter().map(name).collect::<Vec<_>>().join(", ")))
