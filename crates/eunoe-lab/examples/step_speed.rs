@@ -13,6 +13,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use eunoe_kernels::{Isa, Pool, limits};
 use eunoe_lab::nets::{Config, Decoder, Params};
+use eunoe_lab::streams::Batch;
 use eunoe_lab::train::{AdamW, Grads, TrainConfig};
 use eunoe_lab::{Ctx, ops};
 
@@ -20,9 +21,9 @@ const BATCH: usize = 4;
 const T: usize = 256;
 
 /// Seconds of forward, backward and the optimiser's part of one step.
-fn step(model: &Decoder, params: &Params, adam: &mut AdamW, data: &[Tensor; 2]) -> anyhow::Result<[f64; 3]> {
+fn step(model: &Decoder, params: &Params, adam: &mut AdamW, batch: &Batch) -> anyhow::Result<[f64; 3]> {
     let start = Instant::now();
-    let loss = model.loss(&data[0], &data[1], &mut Ctx::default())?;
+    let loss = model.loss(batch, &mut Ctx::default())?;
     let forward = start.elapsed();
     let store = loss.backward()?;
     let backward = start.elapsed();
@@ -74,8 +75,8 @@ fn measure(steps: usize) -> anyhow::Result<()> {
         let rows = (0..BATCH).flat_map(|b| tokens[b * (T + 1) + shift..][..T].to_vec());
         Tensor::from_vec(rows.collect::<Vec<u32>>(), (BATCH, T), &Device::Cpu)
     };
-    let data = [window(0)?, window(1)?];
-    let all = (0..steps + 3).map(|_| step(&model, &params, &mut adam, &data));
+    let batch = Batch { tokens: window(0)?, targets: window(1)?, asked: None };
+    let all = (0..steps + 3).map(|_| step(&model, &params, &mut adam, &batch));
     // the first ones warm up
     let seconds: Vec<[f64; 3]> = all.skip(3).collect::<anyhow::Result<_>>()?;
     println!("{}", serde_json::to_string(&seconds)?);

@@ -5,6 +5,8 @@
 
 pub mod adamw;
 pub mod attend;
+pub mod bias;
+pub mod conv;
 pub mod decay;
 pub mod glu;
 pub mod norm;

@@ -12,10 +12,9 @@ use std::ops::Range;
 
 use eunoe_core::{Error, Result};
 
-use crate::pool::Shards;
 use crate::{Isa, Pool};
 
-use super::parts::{check, in_rows, rows_of_task, sum};
+use super::parts::{check, in_rows, in_rows_and_sums, sum};
 
 /// A norm and what follows it.
 #[derive(Clone, Copy, Debug)]
@@ -68,30 +67,16 @@ impl Norm<'_> {
         check("gradient of normed rows", x.len(), dy.len())?;
         check("gradient of rows", x.len(), grads.dx.len())?;
         check("gradient of the weight", width, grads.dweight.as_ref().map_or(width, |grad| grad.len()))?;
-        // sums over rows: one partial sum per task, added in the order of tasks
-        let tasks = rows.div_ceil(rows_of_task(width));
-        let wanted = if grads.dweight.is_some() { width } else { 0 };
-        let mut dweights = vec![0.0; tasks * wanted];
-        let shards = Shards::new(&mut dweights);
-        in_rows(pool, rows, width, [grads.dx], |rows, [dx]| {
-            // SAFETY: one part per task; the partial sums outlive the loop.
-            let dweight = unsafe { shards.part(rows.start / rows_of_task(width) * wanted, wanted) };
-            isa.run(
-                #[inline(always)]
-                || self.rows_backward(rows, x, dy, [dx, dweight]),
-            );
-        });
-        if let Some(total) = grads.dweight {
-            total.fill(0.0);
-            isa.run(
-                #[inline(always)]
-                || {
-                    for part in dweights.chunks_exact(width) {
-                        add(total, part);
-                    }
-                },
-            );
-        }
+        let dweight = grads.dweight.unwrap_or_default();
+        in_rows_and_sums(
+            (isa, pool),
+            rows,
+            width,
+            [grads.dx],
+            dweight,
+            #[inline(always)]
+            |rows, [dx], dweight| self.rows_backward(rows, x, dy, [dx, dweight]),
+        );
         Ok(())
     }
 
@@ -151,13 +136,6 @@ impl Norm<'_> {
         for (dx, x) in dx.iter_mut().zip(x) {
             *dx = (*dx - x * inverse * along) * inverse;
         }
-    }
-}
-
-#[inline(always)]
-fn add(total: &mut [f32], part: &[f32]) {
-    for (total, part) in total.iter_mut().zip(part) {
-        *total += part;
     }
 }
 

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use eunoe_core::{Error, Result};
 
-use crate::Pool;
 use crate::math::{Lanes, fold};
 use crate::pool::Shards;
+use crate::{Isa, Pool};
 
 /// Values of one task: less is not worth another thread.
 pub(super) const PART: usize = 1 << 14;
@@ -45,6 +45,40 @@ pub(super) fn in_rows<const N: usize>(
         let parts = outs.map(|(width, out)| unsafe { out.part(rows.start * width, rows.len() * width) });
         work(rows, parts);
     });
+}
+
+/// As [`in_rows`], under the instructions of `isa`, and with sums over all rows: `work` adds those of its rows to its last
+/// argument, which begins as zeros. Tasks have their own, which are added in the order of tasks.
+pub(super) fn in_rows_and_sums<const N: usize>(
+    (isa, pool): (Isa, &Pool),
+    rows: usize,
+    width: usize,
+    outs: [&mut [f32]; N],
+    sums: &mut [f32],
+    work: impl Fn(Range<usize>, [&mut [f32]; N], &mut [f32]) + Sync,
+) {
+    let (step, len) = (rows_of_task(width), sums.len());
+    let mut parts = vec![0.0; rows.div_ceil(step) * len];
+    let shards = Shards::new(&mut parts);
+    in_rows(pool, rows, width, outs, |rows, outs| {
+        // SAFETY: one part per task; the parts outlive the loop.
+        let part = unsafe { shards.part(rows.start / step * len, len) };
+        isa.run(
+            #[inline(always)]
+            || work(rows, outs, part),
+        );
+    });
+    sums.fill(0.0);
+    isa.run(
+        #[inline(always)]
+        || {
+            for part in parts.chunks_exact(len.max(1)) {
+                for (sum, part) in sums.iter_mut().zip(part) {
+                    *sum += part;
+                }
+            }
+        },
+    );
 }
 
 /// The sum of `term` over the columns of some rows: 16 lanes, folded in one fixed order.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Init, Linear, Params, RmsNorm};
 use crate::mixers::{self, Spec};
 use crate::ops::Precision;
+use crate::streams::Batch;
 use crate::{Ctx, Mixer, Result, State, invalid, ops};
 
 /// The sizes of a decoder, as its file has them.
@@ -179,9 +180,20 @@ impl Decoder {
         states: Vec<State>,
         ctx: &mut Ctx<'_>,
     ) -> Result<(Tensor, Vec<State>)> {
+        let (x, states) = self.features(tokens, states, ctx)?;
+        Ok((self.head(&x)?, states))
+    }
+
+    /// What the head reads, `[b, t, m]`.
+    fn features(
+        &self,
+        tokens: &Tensor,
+        states: Vec<State>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(Tensor, Vec<State>)> {
         let (b, t) = tokens.dims2()?;
         let flat = tokens.flatten_all()?;
-        let mut x = self.embed.index_select(&flat, 0)?.reshape((b, t, self.config.d_model))?;
+        let mut x = ops::embed(&self.embed, &flat)?.reshape((b, t, self.config.d_model))?;
         let mut before = states.into_iter();
         let mut states = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
@@ -189,21 +201,38 @@ impl Decoder {
             x = y;
             states.push(state);
         }
-        let x = self.norm.run(&x)?;
-        let logits = match &self.head {
-            Some(head) => head.run(&x)?,
-            None => ops::linear(&x, &self.embed, self.precision)?,
-        };
-        Ok((logits, states))
+        Ok((x, states))
     }
 
-    /// Mean loss in nats per token of `targets` `[b, t]` after `tokens` `[b, t]`, from an empty state.
+    fn head(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm.run(x)?;
+        match &self.head {
+            Some(head) => head.run(&x),
+            None => ops::linear(&x, &self.embed, self.precision),
+        }
+    }
+
+    /// Logits `[r, v]` and targets `[r]` where a batch asks for something, from an empty state; of every token where it
+    /// does not say where that is.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::run`].
+    pub fn answers(&self, batch: &Batch, ctx: &mut Ctx<'_>) -> Result<(Tensor, Tensor)> {
+        let (x, _) = self.features(&batch.tokens, Vec::new(), ctx)?;
+        let (x, targets) = (x.flatten_to(1)?, batch.targets.flatten_all()?);
+        match &batch.asked {
+            Some(at) => Ok((self.head(&x.index_select(at, 0)?)?, targets.index_select(at, 0)?)),
+            None => Ok((self.head(&x)?, targets)),
+        }
+    }
+
+    /// Mean loss of a batch from an empty state, nats per token that is asked for.
     ///
     /// # Errors
     /// Those of [`Decoder::run`], and a target that is no token.
-    pub fn loss(&self, tokens: &Tensor, targets: &Tensor, ctx: &mut Ctx<'_>) -> Result<Tensor> {
-        let (logits, _) = self.run(tokens, Vec::new(), ctx)?;
-        ops::cross_entropy(&logits.flatten_to(1)?, &targets.flatten_all()?)
+    pub fn loss(&self, batch: &Batch, ctx: &mut Ctx<'_>) -> Result<Tensor> {
+        let (logits, targets) = self.answers(batch, ctx)?;
+        ops::cross_entropy(&logits, &targets)
     }
 }
 
@@ -257,5 +286,33 @@ impl Config {
     /// Numbers per head.
     pub fn head_dim(&self) -> usize {
         self.d_model / self.heads
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::ops::IGNORE;
+
+    #[test]
+    fn a_loss_is_the_mean_over_what_is_asked() {
+        let config = Config { vocab: 7, d_model: 8, layers: 1, heads: 2, d_ff: 8, ..Config::default() };
+        let model = Decoder::new(&config, &mut Params::new(1, DType::F64, &Device::Cpu)).unwrap();
+        let tokens: Vec<u32> = (0..10).map(|i| i * 3 % 7).collect();
+        let loss = |targets: &[u32]| {
+            let batch = Batch::new(tokens.clone(), targets.to_vec(), 2, &Device::Cpu).unwrap();
+            let asked = batch.asked.as_ref().map(|at| at.to_vec1::<u32>().unwrap());
+            let loss = model.loss(&batch, &mut Ctx::default()).unwrap().to_scalar::<f64>().unwrap();
+            let whole = Batch { asked: None, ..batch };
+            let same = model.loss(&whole, &mut Ctx::default()).unwrap().to_scalar::<f64>().unwrap();
+            assert!((loss - same).abs() < 1e-12, "{loss} {same}");
+            asked
+        };
+        const NONE: u32 = IGNORE;
+        assert_eq!(loss(&[NONE, 2, NONE, NONE, 6, NONE, NONE, NONE, 0, NONE]), Some(vec![1, 4, 8]));
+        assert_eq!(loss(&[3; 10]), None);
+        assert_eq!(loss(&[NONE; 10]), None);
     }
 }

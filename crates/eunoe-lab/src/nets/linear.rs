@@ -43,7 +43,7 @@ impl Linear {
     pub fn run(&self, x: &Tensor) -> Result<Tensor> {
         let y = ops::linear(x, &self.weight.to_dtype(x.dtype())?, self.precision)?;
         match &self.bias {
-            Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?),
+            Some(bias) => ops::add_bias(&y, &bias.to_dtype(x.dtype())?),
             None => Ok(y),
         }
     }

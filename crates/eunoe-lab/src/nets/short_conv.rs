@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::Init;
-use crate::{Result, State};
+use crate::{Result, State, ops};
 
 /// y_t = Σ_j w_j ⊙ x_{t − (kernel − 1) + j} (+ b).
 #[derive(Clone, Debug)]
@@ -30,20 +30,16 @@ impl ShortConv {
     /// Those of tensor work.
     pub fn run(&self, x: &Tensor, state: &mut State, name: &'static str) -> Result<Tensor> {
         let (kernel, width) = self.weight.dims2()?;
-        let (b, t, _) = x.dims3()?;
+        let b = x.dim(0)?;
         let before = match state.take(name) {
             Some(rows) => rows,
             None => Tensor::zeros((b, kernel - 1, width), x.dtype(), x.device())?,
         };
         let rows = Tensor::cat(&[&before, x], 1)?;
-        let weight = self.weight.to_dtype(x.dtype())?;
-        let mut y = rows.narrow(1, kernel - 1, t)?.broadcast_mul(&weight.get(kernel - 1)?)?;
-        for j in 0..kernel - 1 {
-            y = (y + rows.narrow(1, j, t)?.broadcast_mul(&weight.get(j)?)?)?;
-        }
+        let y = ops::short_conv(&rows, &self.weight.to_dtype(x.dtype())?)?;
         state.keep_last(name, &rows, 1, kernel - 1)?;
         match &self.bias {
-            Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?),
+            Some(bias) => ops::add_bias(&y, &bias.to_dtype(x.dtype())?),
             None => Ok(y),
         }
     }

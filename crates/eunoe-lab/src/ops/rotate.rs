@@ -21,12 +21,13 @@ pub fn rotate(x: &Tensor, rope: &Arc<Rope>, base: f64, pos: usize) -> Result<Ten
         return apply1(Rotate { rope: Arc::clone(rope), first, t, shape: x.shape().clone() }, x);
     }
     let half = rope.dims() / 2;
-    let angle = |i: usize| (pos + i / half) as f64 * base.powf(-((i % half) as f64) / half as f64);
-    let part = |f: fn(f64) -> f64| {
-        let values: Vec<f64> = (0..t * half).map(|i| f(angle(i))).collect();
-        Tensor::from_vec(values, (t, half), &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())
-    };
-    let (cos, sin) = (part(f64::cos)?, part(f64::sin)?);
+    let rates: Vec<f64> = (0..half).map(|i| base.powf(-(i as f64) / half as f64)).collect();
+    let positions: Vec<f64> = (pos..pos + t).map(|pos| pos as f64).collect();
+    // in f64, as far positions times small rates need it
+    let [positions, rates] = [(positions, (t, 1)), (rates, (1, half))]
+        .map(|(values, shape)| Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(x.device()));
+    let angles = positions?.broadcast_mul(&rates?)?;
+    let (cos, sin) = (angles.cos()?.to_dtype(x.dtype())?, angles.sin()?.to_dtype(x.dtype())?);
     let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;

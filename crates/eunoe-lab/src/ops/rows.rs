@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use candle_core::{D, DType, Shape, Tensor};
+use eunoe_kernels::grad::bias;
 use eunoe_kernels::grad::glu::{Act, Gated};
 use eunoe_kernels::grad::norm::{Grads, Norm};
 use eunoe_kernels::grad::softmax_loss::Targets;
@@ -62,6 +63,37 @@ impl Op for RmsNorm {
         let grads = Grads { dx: &mut dx[0], dweight };
         self.norm(inputs).backward(isa, pool, inputs[0], dy, grads).map_err(told)?;
         Ok(all)
+    }
+}
+
+/// x + bias, `[…, width]` and `[width]`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    match fits(&[x, bias]) {
+        true => apply2(Bias(x.shape().clone()), [x, bias]),
+        false => x.broadcast_add(bias),
+    }
+}
+
+struct Bias(Shape);
+
+impl Op for Bias {
+    const NAME: &'static str = "bias";
+
+    fn forward(&self, inputs: &[&[f32]]) -> Result<(Vec<f32>, Shape)> {
+        let (isa, pool) = backend();
+        let mut y = vec![0.0; inputs[0].len()];
+        bias::forward(isa, pool, inputs[0], inputs[1], &mut y).map_err(told)?;
+        Ok((y, self.0.clone()))
+    }
+
+    fn backward(&self, inputs: &[&[f32]], _: &[f32], dy: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let (isa, pool) = backend();
+        let mut dbias = vec![0.0; inputs[1].len()];
+        bias::backward(isa, pool, dy, &mut dbias).map_err(told)?;
+        Ok(vec![dy.to_vec(), dbias])
     }
 }
 

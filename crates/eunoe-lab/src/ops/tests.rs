@@ -72,12 +72,45 @@ fn attention() {
 fn rows() {
     check("norm", &[&[3, 5, 19], &[19]], &|x| rms_norm(&x[0], Some(&x[1]), 1e-5));
     check("norm without a gain", &[&[3, 5, 19]], &|x| rms_norm(&x[0], None, 1e-6));
+    check("bias", &[&[3, 5, 19], &[19]], &|x| add_bias(&x[0], &x[1]));
     check("gate", &[&[3, 57], &[3, 57]], &|x| silu_mul(&x[0], &x[1]));
     check("silu", &[&[3, 57]], &|x| silu(&x[0]));
     check("sigmoid", &[&[3, 57]], &|x| sigmoid(&x[0]));
     let targets = Tensor::new(&[3u32, IGNORE, 0, 18], &Device::Cpu).unwrap();
     check("nll", &[&[4, 19]], &|x| nll(&x[0], &targets));
     check("cross-entropy", &[&[4, 19]], &|x| cross_entropy(&x[0], &targets)?.unsqueeze(0));
+}
+
+#[test]
+fn short_convolutions() {
+    for (t, kernel) in [(9, 3), (1, 4), (300, 1)] {
+        check("short convolution", &[&[2, kernel - 1 + t, 40], &[kernel, 40]], &|x| short_conv(&x[0], &x[1]));
+    }
+    for kernel in [0, 4] {
+        let shapes = [(1, 2, 5), (1, kernel, 5)].map(|shape| Tensor::zeros(shape, DType::F32, &Device::Cpu));
+        let [x, weight] = shapes.map(Result::unwrap);
+        assert!(short_conv(&x, &weight.squeeze(0).unwrap()).is_err(), "{kernel}");
+    }
+}
+
+#[test]
+fn a_lookup_by_product_is_a_lookup() {
+    let index = Tensor::new(&[3u32, 0, 3, 4], &Device::Cpu).unwrap();
+    let own = all(&[&[5, 7]], DType::F64, &|x| picked(&x[0], &index));
+    let want = all(&[&[5, 7]], DType::F64, &|x| embed(&x[0], &index));
+    for (own, want) in own.iter().zip(&want) {
+        assert_eq!(own.to_vec2::<f64>().unwrap(), want.to_vec2::<f64>().unwrap());
+    }
+}
+
+#[test]
+fn who_may_look_at_whom() {
+    let rows =
+        |t_q, t_k, window| causal(t_q, t_k, window, &Tensor::new(0f64, &Device::Cpu).unwrap()).unwrap();
+    let rows = |t_q, t_k, window| rows(t_q, t_k, window).to_vec2::<f64>().unwrap();
+    assert_eq!(rows(2, 3, None), [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]);
+    assert_eq!(rows(2, 3, Some(2)), [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]);
+    assert_eq!(rows(3, 3, Some(usize::MAX))[2], [1.0; 3]);
 }
 
 #[test]

@@ -12,14 +12,17 @@ pub use text::{Text, Windows, apart};
 use candle_core::{Device, Tensor};
 
 use crate::Result;
+use crate::ops::IGNORE;
 
 /// Tokens and what should follow each.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// `[b, t]`.
     pub tokens: Tensor,
-    /// `[b, t]`; [`crate::ops::IGNORE`] where nothing is asked.
+    /// `[b, t]`; [`IGNORE`] where nothing is asked.
     pub targets: Tensor,
+    /// `[r]`: where something is asked, counted over the flat batch; none where that is everywhere, or nowhere.
+    pub asked: Option<Tensor>,
 }
 
 impl Batch {
@@ -29,8 +32,12 @@ impl Batch {
     /// Rows that differ in length.
     pub fn new(tokens: Vec<u32>, targets: Vec<u32>, rows: usize, device: &Device) -> Result<Self> {
         let t = tokens.len() / rows.max(1);
+        let asked = (0u32..).zip(&targets).filter(|(_, target)| **target != IGNORE).map(|(at, _)| at);
+        let asked: Vec<u32> = asked.collect();
+        let in_part = !asked.is_empty() && asked.len() < targets.len();
+        let asked = in_part.then(|| Tensor::new(asked, device)).transpose()?;
         let tensor = |values| Tensor::from_vec(values, (rows, t), &Device::Cpu)?.to_device(device);
-        Ok(Self { tokens: tensor(tokens)?, targets: tensor(targets)? })
+        Ok(Self { tokens: tensor(tokens)?, targets: tensor(targets)?, asked })
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{CHECKPOINT, Checkpoint, RunConfig, Step, Trainee, read_header};
 use crate::nets::Decoder;
-use crate::streams::{Batch, Text, apart};
+use crate::streams::{Text, apart};
 use crate::{Ctx, bridge, invalid, ops};
 
 /// One line of the metrics.
@@ -129,11 +129,11 @@ fn begin(config: &RunConfig, device: &Device) -> Result<(Trainee, Option<Tokeniz
 pub fn evaluate(model: &Decoder, text: &Text, t: usize, most: usize, device: &Device) -> crate::Result<f64> {
     let (mut total, mut count, mut windows) = (0.0, 0, text.windows(8, t, most.max(1)));
     while let Some(batch) = windows.next_on(device) {
-        let Batch { tokens, targets } = batch?;
-        let (logits, _) = model.run(&tokens, Vec::new(), &mut Ctx::default())?;
-        let nll = ops::nll(&logits.detach().flatten_to(1)?, &targets.flatten_all()?)?;
+        let batch = batch?;
+        let (logits, targets) = model.answers(&batch, &mut Ctx::default())?;
+        let nll = ops::nll(&logits.detach(), &targets)?;
         total += nll.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
-        count += tokens.dim(0)?;
+        count += batch.tokens.dim(0)?;
     }
     Ok(total / (count * t) as f64)
 }

@@ -90,9 +90,9 @@ impl Trainee {
         Ok(step)
     }
 
-    fn pass(&self, Batch { tokens, targets }: &Batch, grads: &mut Grads) -> crate::Result<f64> {
+    fn pass(&self, batch: &Batch, grads: &mut Grads) -> crate::Result<f64> {
         let mut ctx = Ctx::default();
-        let own = self.model.loss(tokens, targets, &mut ctx)?;
+        let own = self.model.loss(batch, &mut ctx)?;
         let loss = ctx.aux.iter().try_fold(own.clone(), |sum, (_, aux)| sum + aux)?;
         grads.add(&self.params, loss.backward()?)?;
         own.to_dtype(DType::F64)?.to_scalar::<f64>()

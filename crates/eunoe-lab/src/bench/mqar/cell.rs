@@ -84,10 +84,12 @@ fn state_bytes(model: &Decoder, t: usize) -> usize {
 fn accuracy(model: &Decoder, batches: impl Iterator<Item = crate::Result<Batch>>) -> crate::Result<f64> {
     let mut shares = Vec::new();
     for batch in batches {
-        let Batch { tokens, targets } = batch?;
-        let (logits, _) = model.run(&tokens, Vec::new(), &mut Ctx::default())?;
-        let given = logits.detach().argmax(D::Minus1)?.to_vec2::<u32>()?;
-        shares.extend(given.iter().zip(targets.to_vec2()?).map(|(given, targets)| share(given, &targets)));
+        let batch = batch?;
+        let (logits, targets) = model.answers(&batch, &mut Ctx::default())?;
+        let (given, targets) = (logits.detach().argmax(D::Minus1)?.to_vec1()?, targets.to_vec1()?);
+        // a batch is of one shape: as many questions in each sequence
+        let each = (given.len() / batch.tokens.dim(0)?).max(1);
+        shares.extend(given.chunks(each).zip(targets.chunks(each)).map(|(given, own)| share(given, own)));
     }
     Ok(shares.iter().sum::<f64>() / shares.len().max(1) as f64)
 }

@@ -27,7 +27,7 @@ pub(super) fn by_position(
     let (mut sums, mut count) = (vec![0.0; t], 0);
     let mut windows = text.windows((ROWS * piece / t).max(1), t, most);
     while let Some(batch) = windows.next_on(device) {
-        let Batch { tokens, targets } = batch?;
+        let Batch { tokens, targets, .. } = batch?;
         let mut states = Vec::new();
         for from in (0..t).step_by(piece) {
             let c = piece.min(t - from);
