@@ -3,6 +3,9 @@
 use candle_core::Device;
 use eunoe_core::{Error, Result};
 
+/// What cards are called where processors have the name of their instructions.
+pub const CUDA: &str = "cuda";
+
 /// The devices of one command, named as on its command line: `cpu`, `cuda`, `cuda:1`.
 #[derive(Clone, Debug)]
 pub struct Devices {
@@ -37,10 +40,10 @@ impl Devices {
         Ok(Self { cards })
     }
 
-    /// The instructions that results are computed with: other ones give other digits.
+    /// The instructions that results are computed with.
     pub fn isa(&self) -> String {
         match self.cards.iter().any(Option::is_some) {
-            true => "cuda".into(),
+            true => CUDA.into(),
             false => format!("{:?}", eunoe_kernels::Isa::detect()).to_lowercase(),
         }
     }
@@ -57,7 +60,8 @@ impl Devices {
     pub fn of(&self, worker: usize) -> Result<Device> {
         match self.cards[worker % self.cards.len()] {
             None => Ok(Device::Cpu),
-            Some(card) => Device::new_cuda_with_stream(card).map_err(|error| {
+            // a stream per thread, and no events between streams
+            Some(card) => Device::new_cuda(card).map_err(|error| {
                 Error::Invalid(format!(
                     "card {card} cannot be used: {error}; `nvidia-smi` lists those there are"
                 ))

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Workers;
+use crate::device::CUDA;
 use crate::train::write_whole;
 
 /// What was run.
@@ -145,14 +146,25 @@ fn begin<S: Serialize + DeserializeOwned>(dir: &Path, manifest: Manifest<S>) -> 
             return Err(Error::Invalid(why));
         }
     }
-    match differs("isa", &old["machine"]["isa"], &new["machine"]["isa"]) {
-        Some(what) => Err(Error::Invalid(format!("`{}` was begun elsewhere ({what})", path.display()))),
-        None => serde_json::from_value(old).map_err(invalid),
+    match [&old, &new].map(on_card) {
+        [true, false] => {
+            Err(Error::Invalid(format!("`{}` was begun on a card: see `--device`", path.display())))
+        }
+        [false, true] => {
+            Err(Error::Invalid(format!("`{}` was begun on a processor, not on a card", path.display())))
+        }
+        _ => serde_json::from_value(old).map_err(invalid),
     }
 }
 
+/// Whether a manifest is of a run on cards, which sum in other orders than kernels; these give the same bits on every
+/// processor.
+pub(super) fn on_card(manifest: &Value) -> bool {
+    manifest["machine"]["isa"] == CUDA
+}
+
 /// The first thing that is not the same.
-fn differs(name: &str, old: &Value, new: &Value) -> Option<String> {
+pub(super) fn differs(name: &str, old: &Value, new: &Value) -> Option<String> {
     if let (Value::Object(old), Value::Object(new)) = (old, new) {
         let gone = |key: &&String| !new.contains_key(*key);
         let keys = new.keys().chain(old.keys().filter(gone));
@@ -229,6 +241,18 @@ mod tests {
         let wide = here(manifest(8).settings, 7);
         let (_, told, lines) = Folder::open::<_, u32>(dir.path(), wide).unwrap();
         assert_eq!((told.machine.jobs, lines), (1, vec![1]));
+        // nor does the kind of processor, but cards sum in other orders
+        let mut there = manifest(8);
+        for (isa, is_ours) in [("another", true), (CUDA, false)] {
+            there.machine.isa = isa.into();
+            let path = dir.path().join(MANIFEST);
+            fs::write(&path, serde_json::to_string(&there).unwrap()).unwrap();
+            let opened = open(dir.path(), 8).map(|_| ());
+            assert_eq!(opened.is_ok(), is_ours, "{isa}");
+            let back = Folder::open::<_, u32>(dir.path(), there.clone());
+            assert!(back.is_ok(), "{isa}");
+        }
+        fs::write(dir.path().join(MANIFEST), serde_json::to_string(&manifest(8)).unwrap()).unwrap();
         fs::write(dir.path().join(ITEMS), "1\nx\n").unwrap();
         let error = open(dir.path(), 8).unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");

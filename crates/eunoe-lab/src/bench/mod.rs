@@ -2,6 +2,7 @@
 
 mod folder;
 mod grid;
+mod merge;
 pub mod mqar;
 mod page;
 pub mod texts;
@@ -9,4 +10,5 @@ pub mod throughput;
 
 pub use folder::{Folder, Manifest};
 pub use grid::{Cell, Ended, Progress, Workers};
+pub use merge::merge;
 pub use page::{Chart, Head, Page, Part, open, together};

@@ -153,7 +153,7 @@ impl Subject {
 /// Measures into a folder, mixer by mixer: what is there already stays.
 ///
 /// # Errors
-/// Those of [`measure`] and of [`Folder::open`]; other threads than those of the rows that are there.
+/// Those of [`measure`] and of [`Folder::open`]; another machine or other threads than those of the rows that are there.
 pub fn run(
     settings: &Settings,
     dir: &Path,
@@ -163,11 +163,17 @@ pub fn run(
     settings.check()?;
     let here = Manifest::here("throughput", settings.clone(), workers);
     let (folder, manifest, mut rows) = Folder::open::<_, Row>(dir, here)?;
-    let (then, now) = (manifest.machine.threads, crate::ops::threads());
-    if then != now {
-        let why =
-            format!("`{}` was begun with {then} threads, this is {now}: see `--threads`", dir.display());
-        return Err(Error::Invalid(why));
+    let now = Manifest::here("throughput", (), workers).machine;
+    let (there, here) = ((&manifest.machine.cpu, manifest.machine.threads), (&now.cpu, now.threads));
+    if there != here {
+        return Err(Error::Invalid(format!(
+            "`{}` was begun on {} with {} threads, this is {} with {}: see `--threads`, or give another folder",
+            dir.display(),
+            there.0,
+            there.1,
+            here.0,
+            here.1,
+        )));
     }
     let device = workers.devices.one()?;
     for phrase in &settings.mixers {
@@ -345,6 +351,6 @@ mod tests {
         std::fs::write(dir.path().join(eunoe_report::MANIFEST), serde_json::to_string(&other).unwrap())
             .unwrap();
         let error = run(&settings, dir.path(), workers, &mut |_| ()).unwrap_err().to_string();
-        assert!(error.contains("was begun with 99 threads"), "{error}");
+        assert!(error.contains("with 99 threads, this is"), "{error}");
     }
 }

@@ -1,8 +1,14 @@
-//! Bars of a grid: one of all trainings, and one per worker.
+//! How a grid goes: a bar of all trainings and one per worker, or a line per training where standard error is no terminal.
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use eunoe_lab::bench::{Cell, Progress};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::out;
 
 /// See the module.
 pub(super) struct Bars {
@@ -10,6 +16,9 @@ pub(super) struct Bars {
     grid: ProgressBar,
     workers: Vec<ProgressBar>,
     steps: u64,
+    trainings: usize,
+    done: AtomicUsize,
+    stop: Arc<AtomicBool>,
 }
 
 impl Bars {
@@ -22,7 +31,8 @@ impl Bars {
         let grid = bar(trainings as u64 * steps, "{bar:30} {percent} % {msg}, {eta} left")?;
         let own = |_| bar(steps, "{bar:30} {pos}/{len} {prefix}{msg}");
         let workers = (0..workers).map(own).collect::<Result<_>>()?;
-        Ok(Self { all, grid, workers, steps })
+        let (done, stop) = (AtomicUsize::new(0), super::stop_asked()?);
+        Ok(Self { all, grid, workers, steps, trainings, done, stop })
     }
 
     /// Takes them off the screen.
@@ -33,6 +43,7 @@ impl Bars {
 
 impl Progress for Bars {
     fn resumed(&self, trainings: usize) {
+        self.done.store(trainings, Ordering::Relaxed);
         self.grid.set_position(trainings as u64 * self.steps);
         // so that the time left counts none of what was there
         self.grid.reset_eta();
@@ -49,14 +60,28 @@ impl Progress for Bars {
         self.workers[worker].set_position(step);
         self.workers[worker].set_message(format!(": loss {loss:.3}"));
         self.grid.inc(1);
+        if self.stop.load(Ordering::Relaxed) {
+            let _ = self.clear();
+            let (done, all) = (self.done.load(Ordering::Relaxed), self.trainings);
+            out::note(&format!(
+                "stopped: {done} of {all} trainings are kept; the same command goes on with the others"
+            ));
+            std::process::exit(130);
+        }
     }
 
     fn valid(&self, worker: usize, what: &'static str, value: f64) {
         self.grid.set_message(format!("last measured {what} {value:.3} (worker {})", worker + 1));
     }
 
-    fn ends(&self, _: usize, steps: u64) {
+    fn ends(&self, worker: usize, steps: u64) {
         // what an early stop has spared
         self.grid.inc(self.steps.saturating_sub(steps));
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if !std::io::stderr().is_terminal() {
+            let bar = &self.workers[worker];
+            let (all, training, loss) = (self.trainings, bar.prefix(), bar.message());
+            out::note(&format!("{done} of {all} trainings: {training}{loss} after {steps} steps"));
+        }
     }
 }

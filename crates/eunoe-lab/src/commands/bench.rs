@@ -1,5 +1,6 @@
 //! `eunoe-lab bench`: mixers against each other.
 
+mod merge;
 mod mqar;
 mod report;
 mod texts;
@@ -22,6 +23,7 @@ enum Task {
     Sinks(texts::Sinks),
     Chorales(texts::Chorales),
     Throughput(throughput::Args),
+    Merge(merge::Args),
     Report(report::Args),
 }
 
@@ -36,6 +38,7 @@ pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
         Task::Sinks(args) => texts::sinks(args, devices, json),
         Task::Chorales(args) => texts::chorales(args, devices, json),
         Task::Throughput(args) => throughput::run(args, devices, json),
+        Task::Merge(args) => merge::run(args, json),
         Task::Report(args) => report::run(args, json),
     }
 }

@@ -21,6 +21,11 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
     line(&serde_json::to_string(value)?)
 }
 
+/// A line on standard error for people; that nobody reads it is no failure.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// The one line of a failure.
 pub(crate) fn error(error: &anyhow::Error) {
     eprintln!("error: {error:#}");

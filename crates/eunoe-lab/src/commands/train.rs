@@ -1,7 +1,7 @@
 //! `eunoe-lab train`: one run, from its file.
 
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,6 @@ use candle_core::Device;
 use eunoe_lab::train::{self, Progress, Row, RunConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use signal_hook::consts::SIGINT;
 
 use super::out;
 
@@ -86,10 +85,7 @@ impl Told {
     fn new(config: &RunConfig, folder: &Path) -> Result<Self> {
         let style = "{bar:30} {pos}/{len} {msg}, {eta} left";
         let bar = ProgressBar::new(config.train.steps).with_style(ProgressStyle::with_template(style)?);
-        let stop = Arc::new(AtomicBool::new(false));
-        // the first Ctrl-C asks, and the second ends at once
-        signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&stop))?;
-        signal_hook::flag::register(SIGINT, Arc::clone(&stop))?;
+        let stop = super::stop_asked()?;
         Ok(Self { bar, path: folder.join("metrics.csv"), file: None, last: None, stop })
     }
 }
@@ -151,14 +147,21 @@ impl Progress for Told {
     }
 
     fn row(&mut self, row: &Row) -> eunoe_core::Result<bool> {
-        let held_out = row.held_out.map_or(String::new(), |loss| loss.to_string());
-        let Row { step, loss, lr, grad_norm, tokens_per_s, .. } = row;
+        let Row { step, loss, held_out, lr, grad_norm, tokens_per_s } = row;
         if let Some(file) = &mut self.file {
+            let held_out = held_out.map_or(String::new(), |loss| loss.to_string());
             writeln!(file, "{step},{loss},{held_out},{lr},{grad_norm},{tokens_per_s:.0}")
                 .map_err(|error| eunoe_core::Error::io(&self.path, error))?;
         }
         self.bar.set_position(*step);
         self.bar.set_message(format!("loss {loss:.4}, {tokens_per_s:.0} tokens/s"));
+        let is_told =
+            held_out.is_some() || step.is_multiple_of(self.bar.length().unwrap_or(0).div_ceil(20).max(1));
+        if is_told && !std::io::stderr().is_terminal() {
+            let held_out = held_out.map_or(String::new(), |loss| format!(", {loss:.4} on what was held out"));
+            let all = self.bar.length().unwrap_or(0);
+            out::note(&format!("step {step} of {all}: loss {loss:.4}{held_out}, {tokens_per_s:.0} tokens/s"));
+        }
         self.last = Some(*row);
         Ok(!self.stop.load(Ordering::Relaxed))
     }

@@ -106,7 +106,7 @@ mod tests {
         // 21 examples of each shape: 4 batches of 5, one example left out
         let settings = settings();
         let data = Data::new(&settings).unwrap();
-        assert_eq!((settings.batches(), settings.epochs), (8, 20));
+        assert_eq!(settings.batches(), 8);
         let pass = |seed, epoch: u64| -> Vec<Vec<Vec<u32>>> {
             (0..8).map(|at| rows(data.batch(seed, epoch * 8 + at, &Device::Cpu))).collect()
         };
