@@ -26,9 +26,12 @@ enum What {
 /// Runs the command.
 ///
 /// # Errors
-/// Standard output is closed.
+/// Standard output is closed, or two forms are asked for.
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let What::Methods = args.what;
+    if json && args.markdown {
+        anyhow::bail!("`--json` and `--markdown` are two forms: ask for one");
+    }
     if json {
         return out::json(&mixers::LIST.iter().map(|entry| entry.card).collect::<Vec<_>>());
     }

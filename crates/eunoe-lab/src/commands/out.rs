@@ -1,5 +1,4 @@
 //! What the commands print.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line prints")]
 
 use std::io::Write as _;
 
@@ -28,5 +27,5 @@ pub(crate) fn note(text: &str) {
 
 /// The one line of a failure.
 pub(crate) fn error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    note(&format!("error: {error:#}"));
 }

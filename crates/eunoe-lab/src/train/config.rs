@@ -163,6 +163,9 @@ impl RunConfig {
         if let Some((name, value)) = sizes.iter().find(|(_, v)| !(v.is_finite() && *v >= 0.0)) {
             return wrong(format!("`{name}` is {value}; expected a number from 0 up"));
         }
+        if t.lr == 0.0 {
+            return wrong("`lr` is 0: nothing would be learned".into());
+        }
         Ok(())
     }
 }
@@ -220,6 +223,7 @@ mod tests {
             ("[train]\nevaluate_windows = 0\n", "`evaluate_windows` is 0"),
             ("[train]\nbatch = 16777216\n", "a pass of 4294967296 tokens"),
             ("[model\n", "at byte"),
+            ("[train]\nlr = 0.0\n", "`lr` is 0: nothing would be learned"),
             ("[train]\nlr = nan\n", "`lr` is NaN"),
         ] {
             let path = folder.path().join("run.toml");

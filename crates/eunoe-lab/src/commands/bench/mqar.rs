@@ -14,6 +14,9 @@ use crate::commands::out;
 
 /// Measure how much of a context mixers find again, against the bytes they keep; the same command goes on after a stop
 #[derive(Debug, clap::Args)]
+#[command(after_help = format!(
+    "Without options:\n{}\nWith --quick:\n{}", told(&Settings::default()), told(&Settings::quick())
+))]
 pub(crate) struct Args {
     /// Folder of the results and the report
     #[arg(long)]
@@ -63,6 +66,22 @@ pub(crate) struct Args {
     /// Trainings at a time, by default one per device; changes no result
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+}
+
+/// Settings as options.
+fn told(settings: &Settings) -> String {
+    let Settings { vocab, d_model, heads, examples, valid, test, batch, epochs, stop_at, seeds, .. } =
+        settings;
+    let shapes: Vec<String> = settings.shapes.iter().map(|s| format!("{}:{}", s.t, s.pairs)).collect();
+    let lrs: Vec<String> = settings.lrs.iter().map(f64::to_string).collect();
+    format!(
+        "  --mixers '{}'
+  --vocab {vocab} --shapes {} --d-model {d_model} --heads {heads} --examples {examples} --valid {valid} --test {test}
+  --batch {batch} --epochs {epochs} --stop-at {stop_at} --lrs {} --seeds {seeds}",
+        settings.mixers.join("; "),
+        shapes.join(","),
+        lrs.join(","),
+    )
 }
 
 fn shape(text: &str) -> Result<MqarShape, String> {

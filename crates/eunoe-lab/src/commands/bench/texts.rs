@@ -14,7 +14,8 @@ use crate::commands::out;
 
 /// Language models of books, byte by byte: what each pattern of mixers loses at equal parameters, steps and search
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = told(&Settings::books()) + "
+Examples:
   eunoe-lab bench books --train a.txt b.txt --valid c.txt --test d.txt --out books --device cuda
   eunoe-lab bench books --train a.txt --valid b.txt --test c.txt --out small --steps 300 --batch 8 --seq-len 256 \\
       --patterns 'softmax_attention; gated_conv + based'")]
@@ -27,6 +28,7 @@ pub(crate) struct Books {
 
 /// When attention sinks emerge: the share of heads that attend to the first token, over training
 #[derive(Debug, clap::Args)]
+#[command(after_help = told(&Settings::sinks()))]
 pub(crate) struct Sinks {
     #[command(flatten)]
     files: Files,
@@ -36,12 +38,35 @@ pub(crate) struct Sinks {
 
 /// Chorales for four voices, note by note: relative positions beside rotary ones
 #[derive(Debug, clap::Args)]
+#[command(after_help = told(&Settings::chorales()))]
 pub(crate) struct Chorales {
     /// JSON with `train`, `valid`, `test`: lists of pieces, a piece a list of frames, a frame up to four MIDI pitches
     #[arg(long)]
     file: PathBuf,
     #[command(flatten)]
     options: Options,
+}
+
+/// A preset as options.
+fn told(settings: &Settings) -> String {
+    let Settings { model, train, seeds, points, beyond, .. } = settings;
+    let lrs: Vec<String> = settings.lrs.iter().map(f64::to_string).collect();
+    format!(
+        "Without options:
+  --patterns '{}'
+  --d-model {} --layers {} --heads {} --d-ff {} --steps {} --batch {} --seq-len {}
+  --lrs {} --seeds {seeds} --points {points} --beyond {beyond}
+",
+        settings.patterns.join("; "),
+        model.d_model,
+        model.layers,
+        model.heads,
+        model.d_ff,
+        train.steps,
+        train.batch,
+        train.seq_len,
+        lrs.join(","),
+    )
 }
 
 #[derive(Debug, clap::Args)]
