@@ -18,7 +18,7 @@ use super::out;
 pub(crate) struct Args {
     /// Folder of a run
     run: PathBuf,
-    /// Texts, taken as bytes
+    /// Texts, as bytes or in the tokens of the model that the run began with
     #[arg(long = "file", required = true)]
     files: Vec<PathBuf>,
     /// Tokens per window; by default those of training

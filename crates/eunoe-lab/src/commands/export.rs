@@ -12,7 +12,8 @@ use super::out;
 /// Write a trained model as a folder that `eunoe` runs
 ///
 /// The folder has `config.json`, `tokenizer.json` and `model.safetensors`, as Hugging Face's libraries write them. The
-/// model's mixers must be `softmax_attention` without a window, its heads a multiple of 32 wide, its tokens bytes.
+/// model's mixers must be `softmax_attention` without a window, its heads a multiple of 32 wide, its tokens bytes or those of
+/// the folder that the run began with.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folder of a run
@@ -38,6 +39,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     bridge::export(&args.run.join(CHECKPOINT), &args.out, args.force)?;
     match json {
         true => out::json(&Done { folder: &args.out }),
-        false => out::line(&format!("`{0}`: run it with `eunoe run -m {0} PROMPT`", args.out.display())),
+        false => {
+            out::line(&format!("`{0}`: run it with `eunoe run -m {0} -n 64 PROMPT`", args.out.display()))
+        }
     }
 }
