@@ -44,7 +44,8 @@ pub fn merge(parts: &[PathBuf], out: &Path) -> Result<()> {
             ));
         }
         let names = part.manifest["settings"]["grid"][list].as_array().cloned().unwrap_or_default();
-        if let Some(own) = all.manifest["settings"]["grid"][list].as_array_mut() {
+        let own = all.manifest.pointer_mut(&format!("/settings/grid/{list}"));
+        if let Some(own) = own.and_then(Value::as_array_mut) {
             let new: Vec<Value> = names.into_iter().filter(|name| !own.contains(name)).collect();
             own.extend(new);
         }
@@ -76,17 +77,14 @@ fn open(dir: &Path) -> Result<Part> {
 fn apart(a: &Value, b: &Value, list: &str) -> Option<String> {
     let grid = |manifest: &Value| {
         let mut settings = manifest["settings"].clone();
-        let first = settings["grid"][list][0].take();
-        settings["grid"][list] = Value::Null;
-        if list == "patterns" {
-            // what the others are made as large as
-            settings["first pattern"] = first;
-        } else {
-            settings["model"]["mixers"] = Value::Null;
+        // what the other patterns are made as large as
+        let first = (list == "patterns").then(|| settings["grid"][list][0].clone());
+        for lists in [format!("/grid/{list}"), "/model/mixers".into()] {
+            settings.pointer_mut(&lists).map(Value::take);
         }
         serde_json::json!({
-            "benchmark": manifest["benchmark"], "version": manifest["version"], "settings": settings,
-            "cuda": on_card(manifest),
+            "benchmark": manifest["benchmark"], "version": manifest["version"], "first pattern": first,
+            "settings": settings, "cuda": on_card(manifest),
         })
     };
     differs("grid", &grid(a), &grid(b))
@@ -98,7 +96,7 @@ fn once(lines: Vec<Value>) -> Result<Vec<Value>> {
     let found = |line: &Value| {
         let mut line = line.clone();
         for timed in ["seconds", "tokens_per_s"] {
-            line[timed] = Value::Null;
+            line.get_mut(timed).map(Value::take);
         }
         line
     };
@@ -188,8 +186,18 @@ mod tests {
         };
         let a = part(&dir.path().join("a"), &["-"], texts(&["x", "y"]), &[]);
         let b = part(&dir.path().join("b"), &["-"], texts(&["y", "z"]), &[]);
-        let error = merge(&[a, b], &dir.path().join("all")).unwrap_err().to_string();
+        let error = merge(&[a, b.clone()], &dir.path().join("all")).unwrap_err().to_string();
         assert!(error.contains("`first pattern`"), "{error}");
+        let error =
+            merge(&[part(&dir.path().join("d"), &["x"], |_| {}, &[]), b.clone()], &dir.path().join("all"));
+        assert!(error.unwrap_err().to_string().contains("`benchmark`"));
+        // what has nothing of a grid is no reason to panic
+        let odd = |name: &str, settings: Value| {
+            part(&dir.path().join(name), &["x"], |m| m["settings"] = settings.clone(), &[json!(5), json!([])])
+        };
+        let parts = [odd("e", json!(null)), odd("f", json!(7))];
+        assert!(merge(&parts, &dir.path().join("all")).is_err());
+        merge(&[odd("g", json!({ "grid": [] }))], &dir.path().join("odd")).unwrap_err();
         let speed = part(&dir.path().join("c"), &["-"], |m| m["benchmark"] = "throughput".into(), &[]);
         let error = merge(&[speed], &dir.path().join("all")).unwrap_err().to_string();
         assert!(error.contains("holds no grid of trainings"), "{error}");
