@@ -251,7 +251,7 @@ pub struct Line {
     pub loss: Option<f64>,
     /// Numbers that were trained.
     pub params: usize,
-    /// Text that the mixer under test keeps of one sequence of this length.
+    /// Bytes that the mixer under test keeps of one sequence of this length.
     pub state_bytes: usize,
     /// Seconds of the whole training.
     pub seconds: f64,

@@ -292,7 +292,7 @@ pub struct Line {
     pub d_ff: usize,
     /// Numbers that were trained.
     pub params: usize,
-    /// Text that all layers keep of one sequence, at the length of training and of the longest window.
+    /// Bytes that all layers keep of one sequence, at the length of training and of the longest window.
     pub state_bytes: [usize; 2],
     /// Symbols per second of training, measurements left out.
     pub tokens_per_s: f64,

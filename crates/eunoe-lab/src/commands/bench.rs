@@ -27,6 +27,11 @@ enum Task {
     Report(report::Args),
 }
 
+/// Values as an option takes them.
+fn joined<T: ToString>(values: &[T]) -> String {
+    values.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// Runs the command.
 ///
 /// # Errors

@@ -75,7 +75,7 @@ pub fn softmax(scores: &Tensor) -> Result<Tensor> {
 /// Who may look at whom: `[t_q, t_k]`, 1 where key j ≤ i + t_k − t_q, and within `window` of it, else 0.
 ///
 /// # Errors
-/// More keys than u32 counts, and those of tensor work.
+/// Those of tensor work.
 pub fn causal(t_q: usize, t_k: usize, window: Option<usize>, like: &Tensor) -> Result<Tensor> {
     let (first, last) = (t_k as i64 - t_q as i64, t_k as i64);
     let column = |back: i64| Tensor::arange(first - back, last - back, like.device())?.unsqueeze(1);

@@ -92,7 +92,7 @@ impl Text {
     /// The text in windows of `t` tokens, at most `most`, `rows` at a time; every token but the first is a target once.
     pub fn windows(&self, rows: usize, t: usize, most: usize) -> Windows<'_> {
         let count = self.data.len().saturating_sub(1).checked_div(t).unwrap_or(0).min(most);
-        Windows { bytes: self, rows, t, count, next: 0 }
+        Windows { text: self, rows, t, count, next: 0 }
     }
 
     fn at(&self, starts: &[usize], t: usize, device: &Device) -> crate::Result<Batch> {
@@ -124,7 +124,7 @@ pub fn apart(lists: &[(&str, &[PathBuf])]) -> Result<()> {
 
 /// Windows one behind the other; what is left at the end and fills no window is left out.
 pub struct Windows<'a> {
-    bytes: &'a Text,
+    text: &'a Text,
     rows: usize,
     t: usize,
     count: usize,
@@ -137,7 +137,7 @@ impl Windows<'_> {
         let rows = (self.count - self.next).min(self.rows);
         let starts: Vec<usize> = (self.next..self.next + rows).map(|n| n * self.t).collect();
         self.next += rows;
-        (rows > 0).then(|| self.bytes.at(&starts, self.t, device))
+        (rows > 0).then(|| self.text.at(&starts, self.t, device))
     }
 }
 
@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn windows_cover_the_text_once() {
-        let bytes = text(12);
-        let mut windows = bytes.windows(2, 3, usize::MAX);
+        let text = text(12);
+        let mut windows = text.windows(2, 3, usize::MAX);
         let mut seen = Vec::new();
         while let Some(batch) = windows.next_on(&Device::Cpu) {
             let batch = batch.unwrap();
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(seen[0].1, [[1, 2, 3], [4, 5, 6]]);
         assert_eq!(seen[1], (vec![vec![6, 7, 8]], vec![vec![7, 8, 9]]));
         assert_eq!(seen.len(), 2);
-        let mut first = bytes.windows(2, 3, 1);
+        let mut first = text.windows(2, 3, 1);
         let tokens =
             |batch: Option<crate::Result<Batch>>| batch.map(|b| b.unwrap().tokens.to_vec2::<u32>().unwrap());
         assert_eq!(tokens(first.next_on(&Device::Cpu)).unwrap(), [[0, 1, 2]]);
@@ -193,9 +193,9 @@ mod tests {
 
     #[test]
     fn batches_depend_on_seed_and_step_alone() {
-        let bytes = text(200);
+        let text = text(200);
         let batch = |seed, step| {
-            let batch = bytes.batch(seed, step, (4, 7), &Device::Cpu).unwrap();
+            let batch = text.batch(seed, step, (4, 7), &Device::Cpu).unwrap();
             (batch.tokens.to_vec2::<u32>().unwrap(), batch.targets.to_vec2::<u32>().unwrap())
         };
         assert_eq!(batch(1, 5), batch(1, 5));

@@ -74,7 +74,7 @@ fn least(settings: &Settings, data: &Data<'_>, model: &Decoder, device: &Device)
     })
 }
 
-/// Text that the mixer under test keeps of one sequence after `t` tokens.
+/// Bytes that the mixer under test keeps of one sequence after `t` tokens.
 fn state_bytes(model: &Decoder, t: usize) -> usize {
     let mixer: Option<&dyn Mixer> = model.blocks.last().map(|block| block.mixer());
     mixer.map_or(0, |mixer| mixer.cost(t).state * size_of::<f32>())

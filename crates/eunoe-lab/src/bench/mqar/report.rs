@@ -58,7 +58,7 @@ impl<'a> Best<'a> {
         mean_sd(self.shapes[shape].iter().map(|line| line.accuracy))
     }
 
-    /// Text of state on a shape.
+    /// Bytes of state on a shape.
     fn state_bytes(&self, shape: usize) -> usize {
         self.shapes[shape].first().map_or(0, |line| line.state_bytes)
     }
@@ -236,7 +236,7 @@ impl Page for Report<'_> {
             counted(grid.seeds as usize, "seed")
         );
         let cost = format!(
-            "All trainings together took {} on {} ({}), {} at a time with {} each.",
+            "All trainings together took {}; begun on {} ({}), {} at a time with {} each.",
             seconds(self.total_s),
             machine.cpu,
             machine.isa,
@@ -343,7 +343,7 @@ mod tests {
             "| aaren | 1.0 KiB | 2.0 KiB | 1,234 | 10 | 1 solved, 1 diverged | 2 |",
             "| aaren | 0.900 | 0.800 |",
             "| based(features=8) |",
-            "took 16 s on",
+            "took 16 s; begun on",
             "](t32-n4.svg)",
         ] {
             assert!(text.contains(part), "{part}: {text}");

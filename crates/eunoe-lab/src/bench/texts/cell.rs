@@ -101,7 +101,7 @@ fn buckets(t: usize, beyond: usize) -> Vec<(usize, usize)> {
     ends.windows(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// Text that all layers keep of one sequence after `t` tokens.
+/// Bytes that all layers keep of one sequence after `t` tokens.
 fn state_bytes(model: &Decoder, t: usize) -> usize {
     model.blocks.iter().map(|block| block.mixer().cost(t).state * size_of::<f32>()).sum()
 }

@@ -284,7 +284,7 @@ impl Page for Report<'_> {
             counted(grid.seeds as usize, "seed")
         );
         let cost = format!(
-            "All trainings together took {} on {} ({}), {} at a time.",
+            "All trainings together took {}; begun on {} ({}), {} at a time.",
             seconds(self.lines.iter().map(|line| line.seconds).sum()),
             machine.cpu,
             machine.isa,

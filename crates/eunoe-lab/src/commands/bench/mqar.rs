@@ -73,14 +73,13 @@ fn told(settings: &Settings) -> String {
     let Settings { vocab, d_model, heads, examples, valid, test, batch, epochs, stop_at, seeds, .. } =
         settings;
     let shapes: Vec<String> = settings.shapes.iter().map(|s| format!("{}:{}", s.t, s.pairs)).collect();
-    let lrs: Vec<String> = settings.lrs.iter().map(f64::to_string).collect();
     format!(
         "  --mixers '{}'
   --vocab {vocab} --shapes {} --d-model {d_model} --heads {heads} --examples {examples} --valid {valid} --test {test}
   --batch {batch} --epochs {epochs} --stop-at {stop_at} --lrs {} --seeds {seeds}",
         settings.mixers.join("; "),
         shapes.join(","),
-        lrs.join(","),
+        super::joined(&settings.lrs),
     )
 }
 

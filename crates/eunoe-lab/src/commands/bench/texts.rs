@@ -50,7 +50,6 @@ pub(crate) struct Chorales {
 /// A preset as options.
 fn told(settings: &Settings) -> String {
     let Settings { model, train, seeds, points, beyond, .. } = settings;
-    let lrs: Vec<String> = settings.lrs.iter().map(f64::to_string).collect();
     format!(
         "Without options:
   --patterns '{}'
@@ -65,7 +64,7 @@ fn told(settings: &Settings) -> String {
         train.steps,
         train.batch,
         train.seq_len,
-        lrs.join(","),
+        super::joined(&settings.lrs),
     )
 }
 
