@@ -171,7 +171,7 @@ fn untrained(folder: &TempDir, model: Config) -> (RunConfig, PathBuf) {
     Decoder::new(&config.model, &mut params).unwrap();
     let path = folder.path().join("last.safetensors");
     let adam = AdamW::new(&params, &config.train).unwrap();
-    Checkpoint { step: 0, config: config.clone() }.save(&path, &params, &adam).unwrap();
+    Checkpoint { config: config.clone(), ..Checkpoint::default() }.save(&path, &params, &adam).unwrap();
     (config, path)
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::Workers;
 use crate::device::CUDA;
-use crate::train::write_whole;
+use crate::train::{differs, write_whole};
 
 /// What was run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -161,17 +161,6 @@ fn begin<S: Serialize + DeserializeOwned>(dir: &Path, manifest: Manifest<S>) -> 
 /// processor.
 pub(super) fn on_card(manifest: &Value) -> bool {
     manifest["machine"]["isa"] == CUDA
-}
-
-/// The first thing that is not the same.
-pub(super) fn differs(name: &str, old: &Value, new: &Value) -> Option<String> {
-    if let (Value::Object(old), Value::Object(new)) = (old, new) {
-        let gone = |key: &&String| !new.contains_key(*key);
-        let keys = new.keys().chain(old.keys().filter(gone));
-        let at = |map: &serde_json::Map<String, Value>, key| map.get(key).cloned().unwrap_or(Value::Null);
-        return keys.into_iter().find_map(|key| differs(key, &at(old, key), &at(new, key)));
-    }
-    (old != new).then(|| format!("`{name}`: {old} there, {new} asked for"))
 }
 
 pub(super) fn read<L: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<Vec<L>> {

@@ -8,8 +8,8 @@ use eunoe_core::{Error, Result};
 use eunoe_report::{ITEMS, MANIFEST};
 use serde_json::Value;
 
-use super::folder::{differs, on_card, read};
-use crate::train::write_whole;
+use super::folder::{on_card, read};
+use crate::train::{differs, write_whole};
 
 /// A part as it lies on disk.
 struct Part {

@@ -11,4 +11,4 @@ pub mod throughput;
 pub use folder::{Folder, Manifest};
 pub use grid::{Cell, Ended, Progress, Workers};
 pub use merge::merge;
-pub use page::{Chart, Head, Page, Part, open, together};
+pub use page::{ALL, All, Chart, Head, Page, Part, open, together};

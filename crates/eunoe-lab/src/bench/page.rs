@@ -1,13 +1,14 @@
 //! Pages of finished benchmarks: one in the folder of each, and one of several folders together.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use eunoe_core::{Error, Result};
 use eunoe_report::parts::{self, Cell, Figure, Group, Section, Table};
 use eunoe_report::svg::Plot;
 use eunoe_report::{ITEMS, MANIFEST};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Manifest, mqar, texts, throughput};
@@ -123,17 +124,28 @@ pub(super) fn spread((mean, sd): (f64, Option<f64>)) -> Cell {
     }
 }
 
+/// The name of a folder whose lines are the names of folders in it.
+pub const ALL: &str = "all";
+
+/// What a folder of folders depends on.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct All {
+    /// Whether each is in its smallest form.
+    pub quick: bool,
+}
+
 /// One page of the benchmarks in several folders.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a folder without a finished benchmark.
 pub fn together(title: &str, dirs: &[PathBuf]) -> Result<String> {
-    let mut sections = Vec::new();
-    for (at, dir) in dirs.iter().enumerate() {
-        open(dir, &mut |page| {
+    let (mut sections, mut at) = (Vec::new(), 0);
+    for dir in dirs {
+        open(dir, &mut |_, page| {
+            at += 1;
             let name = page.head().title;
             sections.extend(page.sections()?.into_iter().map(|part| Section {
-                id: format!("{}-{}", at + 1, part.id).into(),
+                id: format!("{at}-{}", part.id).into(),
                 title: format!("{name}: {}", part.title).into(),
                 body: part.body,
             }));
@@ -143,11 +155,11 @@ pub fn together(title: &str, dirs: &[PathBuf]) -> Result<String> {
     eunoe_report::document(title, "Sequence mixers side by side", env!("CARGO_PKG_VERSION"), &sections)
 }
 
-/// Opens the finished benchmark in a folder, wherever it was run.
+/// Opens the finished benchmark in a folder, or one after the other those in its folders, wherever they were run.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a folder without one, and those of `then`.
-pub fn open(dir: &Path, then: &mut dyn FnMut(&dyn Page) -> Result<()>) -> Result<()> {
+pub fn open(dir: &Path, then: &mut dyn FnMut(&Path, &dyn Page) -> Result<()>) -> Result<()> {
     let path = dir.join(MANIFEST);
     let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
     let wrong = |why: String| Error::Invalid(format!("`{}`: {why}", path.display()));
@@ -155,15 +167,24 @@ pub fn open(dir: &Path, then: &mut dyn FnMut(&dyn Page) -> Result<()>) -> Result
     match value["benchmark"].as_str() {
         Some("mqar") => {
             let (manifest, lines) = read(dir, value)?;
-            then(&mqar::Report::new(&manifest, &lines)?)
+            then(dir, &mqar::Report::new(&manifest, &lines)?)
         }
         Some("texts") => {
             let (manifest, lines) = read(dir, value)?;
-            then(&texts::Report::new(&manifest, &lines)?)
+            then(dir, &texts::Report::new(&manifest, &lines)?)
         }
         Some("throughput") => {
             let (manifest, rows) = read(dir, value)?;
-            then(&throughput::Report::new(&manifest, &rows)?)
+            then(dir, &throughput::Report::new(&manifest, &rows)?)
+        }
+        Some(ALL) => {
+            let (_, names): (Manifest<All>, Vec<String>) = read(dir, value)?;
+            let is_elsewhere =
+                |name: &&String| !Path::new(name).components().eq([Component::Normal(name.as_ref())]);
+            if let Some(name) = names.iter().find(is_elsewhere) {
+                return Err(wrong(format!("`{name}` is no folder in it")));
+            }
+            names.iter().try_for_each(|name| open(&dir.join(name), then))
         }
         other => Err(wrong(format!("not a benchmark of the lab ({})", other.unwrap_or("it has no name")))),
     }

@@ -42,7 +42,37 @@ pub struct Settings {
     pub turns: usize,
 }
 
+impl Default for Settings {
+    /// Minutes on two cores.
+    fn default() -> Self {
+        let mixers = [
+            "softmax_attention",
+            "lightning_attention",
+            "aaren",
+            "linear_attention",
+            "based",
+            "delta_rule",
+            "titans(wiring=memory)",
+        ];
+        Self {
+            mixers: mixers.map(String::from).to_vec(),
+            d_model: 256,
+            heads: 4,
+            lengths: vec![512, 1024, 2048, 4096, 8192, 16384],
+            tokens: 16384,
+            positions: vec![1024, 4096, 16384],
+            turns: 5,
+        }
+    }
+}
+
 impl Settings {
+    /// A minute: short texts, narrow.
+    pub fn quick() -> Self {
+        let (lengths, positions) = (vec![128, 256, 512, 1024], vec![128, 1024]);
+        Self { d_model: 64, heads: 2, lengths, tokens: 1024, positions, turns: 3, ..Self::default() }
+    }
+
     /// Refuses sizes that cannot be.
     fn check(&self) -> Result<()> {
         let wrong = |why: String| Err(Error::Invalid(why));
@@ -89,7 +119,7 @@ pub struct Row {
     pub at: usize,
     /// Tokens per second at the median.
     pub tokens_per_s: f64,
-    /// Text of the state behind them, of one sequence; as measured.
+    /// Bytes of the state behind them, of one sequence; as measured.
     pub state_bytes: usize,
 }
 

@@ -1,5 +1,6 @@
 //! `eunoe-lab bench`: mixers against each other.
 
+mod all;
 mod merge;
 mod mqar;
 mod report;
@@ -18,6 +19,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Task {
+    All(all::Args),
     Mqar(mqar::Args),
     Books(texts::Books),
     Sinks(texts::Sinks),
@@ -32,12 +34,18 @@ fn joined<T: ToString>(values: &[T]) -> String {
     values.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// Phrases as an option gives them, without the spaces between.
+fn phrases(given: Option<&[String]>) -> Option<Vec<String>> {
+    given.map(|all| all.iter().map(|one| one.trim().to_owned()).collect())
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// Those of the task.
 pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     match &args.task {
+        Task::All(args) => all::run(args, devices, json),
         Task::Mqar(args) => mqar::run(args, devices, json),
         Task::Books(args) => texts::books(args, devices, json),
         Task::Sinks(args) => texts::sinks(args, devices, json),

@@ -13,6 +13,7 @@ use super::{Batch, rng};
 #[derive(Clone, Debug)]
 pub struct Text {
     data: Vec<u32>,
+    bos: Option<u32>,
 }
 
 impl Text {
@@ -54,13 +55,24 @@ impl Text {
                 "the text has {have} tokens; a window needs {least}: name more files, or make `seq_len` smaller"
             )));
         }
-        Ok(Self { data })
+        Ok(Self { data, bos: None })
     }
 
-    /// What bytes they are, for those who want the same ones: how many, and their FNV-1a checksum.
+    /// The same in windows that begin with the token `bos` where there is one: all tokens of the text behind it are targets.
+    pub fn with_bos(self, bos: Option<u32>) -> Self {
+        Self { bos, ..self }
+    }
+
+    /// What they are, for those who want the same ones: how many, and their FNV-1a checksum, of numbers of four bytes where
+    /// one is too large for a byte.
     pub fn fingerprint(&self) -> String {
-        let bytes: Vec<u8> = self.data.iter().map(|token| *token as u8).collect();
-        format!("{} bytes, fnv1a {:016x}", bytes.len(), crate::nets::hash(&bytes))
+        let bytes: Option<Vec<u8>> = self.data.iter().map(|token| u8::try_from(*token).ok()).collect();
+        let (what, bytes) = match bytes {
+            Some(bytes) => ("bytes", bytes),
+            None => ("tokens", self.data.iter().flat_map(|token| token.to_le_bytes()).collect()),
+        };
+        let begins = self.bos.map_or(String::new(), |bos| format!(", each window behind a {bos}"));
+        format!("{} {what}, fnv1a {:016x}{begins}", self.len(), crate::nets::hash(&bytes))
     }
 
     /// How many tokens there are.
@@ -96,11 +108,12 @@ impl Text {
     }
 
     fn at(&self, starts: &[usize], t: usize, device: &Device) -> crate::Result<Batch> {
-        let read = |shift: usize| {
-            let window = |from: &usize| self.data[from + shift..from + shift + t].iter().copied();
-            starts.iter().flat_map(window).collect()
-        };
-        Batch::new(read(0), read(1), starts.len(), device)
+        // behind a first token the text itself is what is asked for, without one the text from its second token on
+        let tokens = |from: &usize| self.bos.into_iter().chain(self.data[*from..].iter().copied()).take(t);
+        let targets =
+            |from: &usize| self.data[from + usize::from(self.bos.is_none())..].iter().copied().take(t);
+        let (tokens, targets) = (starts.iter().flat_map(tokens), starts.iter().flat_map(targets));
+        Batch::new(tokens.collect(), targets.collect(), starts.len(), device)
     }
 }
 
@@ -168,6 +181,11 @@ mod tests {
         let of = |text: &[u8]| Text::new(text.to_vec(), 0).unwrap().fingerprint();
         assert_eq!(of(b"a"), "1 bytes, fnv1a af63dc4c8601ec8c");
         assert_ne!(of(b"ab"), of(b"ba"));
+        let tokens = |tokens: &[u32]| Text::of(tokens.to_vec(), 0).unwrap().fingerprint();
+        assert_eq!(tokens(&[97]), of(b"a"));
+        assert!(tokens(&[97, 256]).starts_with("2 tokens, fnv1a "));
+        // the same to their lowest bytes
+        assert_ne!(tokens(&[97, 256]), tokens(&[97, 512]));
     }
 
     #[test]
@@ -189,6 +207,20 @@ mod tests {
             |batch: Option<crate::Result<Batch>>| batch.map(|b| b.unwrap().tokens.to_vec2::<u32>().unwrap());
         assert_eq!(tokens(first.next_on(&Device::Cpu)).unwrap(), [[0, 1, 2]]);
         assert!(first.next_on(&Device::Cpu).is_none());
+    }
+
+    #[test]
+    fn behind_a_first_token_all_of_the_text_is_asked_for() {
+        let text = text(12).with_bos(Some(99));
+        let mut windows = text.windows(4, 3, usize::MAX);
+        let batch = windows.next_on(&Device::Cpu).unwrap().unwrap();
+        assert_eq!(batch.tokens.to_vec2::<u32>().unwrap(), [[99, 0, 1], [99, 3, 4], [99, 6, 7]]);
+        assert_eq!(batch.targets.to_vec2::<u32>().unwrap(), [[0, 1, 2], [3, 4, 5], [6, 7, 8]]);
+        let batch = text.batch(1, 2, (5, 4), &Device::Cpu).unwrap();
+        let (tokens, targets) =
+            (batch.tokens.to_vec2::<u32>().unwrap(), batch.targets.to_vec2::<u32>().unwrap());
+        assert!(tokens.iter().zip(&targets).all(|(a, b)| a[0] == 99 && a[1..] == b[..3]));
+        assert!(text.fingerprint().ends_with(", each window behind a 99"), "{}", text.fingerprint());
     }
 
     #[test]

@@ -21,12 +21,14 @@ pub const CHECKPOINT: &str = "last.safetensors";
 const HEADER: &str = "eunoe_lab";
 
 /// What a checkpoint says of itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// Steps taken.
     pub step: u64,
     /// The run.
     pub config: RunConfig,
+    /// What its texts are: those learned from, those held out.
+    pub texts: Vec<String>,
 }
 
 impl Checkpoint {
@@ -168,7 +170,7 @@ mod tests {
         let half = Tensor::full(0.5f32, (3, 4), &Device::Cpu).unwrap();
         adam.set_moments("a.weight", &[half.clone(), half.clone()]).unwrap();
         adam.step = 17;
-        let header = Checkpoint { step: 17, config: config.clone() };
+        let header = Checkpoint { step: 17, config: config.clone(), texts: vec!["a text".into()] };
         header.save(&path, &from, &adam).unwrap();
         let to = params(2, 4);
         let mut other = AdamW::new(&to, &TrainConfig::default()).unwrap();
@@ -184,7 +186,7 @@ mod tests {
         let path = folder.path().join("last.safetensors");
         let from = params(1, 4);
         let adam = AdamW::new(&from, &TrainConfig::default()).unwrap();
-        Checkpoint { step: 0, config: RunConfig::default() }.save(&path, &from, &adam).unwrap();
+        Checkpoint::default().save(&path, &from, &adam).unwrap();
         let whole = std::fs::read(&path).unwrap();
         let to = params(2, 5);
         let before = values(&to);
@@ -203,7 +205,7 @@ mod tests {
         refused("expected a whole safetensors file");
         let mut config = RunConfig::default();
         config.model.heads = 0;
-        Checkpoint { step: 0, config }.save(&path, &from, &adam).unwrap();
+        Checkpoint { config, ..Checkpoint::default() }.save(&path, &from, &adam).unwrap();
         refused("its header: `heads` 0 does not divide");
     }
 

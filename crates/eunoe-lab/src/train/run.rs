@@ -73,20 +73,15 @@ pub fn train(
         [] => None,
         files => Some(read(files)?),
     };
+    let texts = [Some(&text), held_out.as_ref()].into_iter().flatten().map(Text::fingerprint).collect();
+    let here = Checkpoint { step: 0, config: config.clone(), texts };
     let path = folder.join(CHECKPOINT);
     if path.exists() {
-        if read_header(&path)?.config != *config {
-            let why = format!(
-                "`{}` is of a run with other settings: resume with those, or use another folder",
-                path.display()
-            );
-            return Err(Error::Invalid(why));
-        }
-        Checkpoint::load(&path, &trainee.params, &mut trainee.adam)?;
+        resume(&path, &here, &mut trainee)?;
     }
     progress.start(trainee.adam.step)?;
     let save = |Trainee { params, adam, .. }: &Trainee| {
-        Checkpoint { step: adam.step, config: config.clone() }.save(&path, params, adam)
+        Checkpoint { step: adam.step, ..here.clone() }.save(&path, params, adam)
     };
     let due = |every: u64, step: u64| step == t.steps || every > 0 && step.is_multiple_of(every);
     while trainee.adam.step < t.steps {
@@ -110,6 +105,26 @@ pub fn train(
         }
     }
     Ok(trainee.model)
+}
+
+/// Goes on where a checkpoint stands, if it is one of this run.
+fn resume(path: &Path, here: &Checkpoint, trainee: &mut Trainee) -> Result<()> {
+    let there = read_header(path)?;
+    let mut other = here.config.differs(&there.config, there.step)?;
+    if here.texts != there.texts {
+        other = other.or(Some(format!("texts: {} there, {} here", told(&there.texts), told(&here.texts))));
+    }
+    if let Some(what) = other {
+        let path = path.display();
+        let why =
+            format!("`{path}` is of another run ({what}): resume with what it had, or use another folder");
+        return Err(Error::Invalid(why));
+    }
+    Checkpoint::load(path, &trainee.params, &mut trainee.adam).map(|_| ())
+}
+
+fn told(texts: &[String]) -> String {
+    texts.join(" and ")
 }
 
 /// The model that a run begins with, and the tokenizer of its texts where they are not bytes.
@@ -214,6 +229,22 @@ mod tests {
     }
 
     #[test]
+    fn more_steps_other_saves_and_a_moved_text_are_the_same_run() {
+        let [folder, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let mut config = config(folder.path());
+        assert!(run(&config, folder.path(), 0).0.is_ok());
+        let moved = other.path().join("moved");
+        std::fs::rename(&config.data.files[0], &moved).unwrap();
+        config.data.files = vec![moved];
+        config.train = TrainConfig { steps: 9, save_every: 1, evaluate_windows: 3, ..config.train };
+        let (done, told) = run(&config, folder.path(), 0);
+        assert!(done.is_ok() && told.starts == [6]);
+        assert_eq!(told.rows.iter().map(|row| row.0).collect::<Vec<_>>(), [7, 8, 9]);
+        let kept = read_header(&folder.path().join(CHECKPOINT)).unwrap();
+        assert_eq!((kept.step, kept.config), (9, config));
+    }
+
+    #[test]
     fn what_is_refused_and_a_loss_that_is_no_number_leave_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
@@ -223,7 +254,17 @@ mod tests {
         let mut other = config.clone();
         other.model.d_model = 16;
         let why = run(&other, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
-        assert!(why.contains("of a run with other settings"), "{why}");
+        assert!(why.contains("of another run (`d_model`: 8 there, 16 asked for)"), "{why}");
+        let mut short = config.clone();
+        short.train.steps = 1;
+        let why = run(&short, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains("(`steps`: 2 taken there, 1 asked for)"), "{why}");
+        let text = &config.data.files[0];
+        let before = std::fs::read(text).unwrap();
+        std::fs::write(text, [&before[..1999], b"x"].concat()).unwrap();
+        let why = run(&config, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains("(texts: 2000 bytes, fnv1a "), "{why}");
+        std::fs::write(text, before).unwrap();
         let mut same = config.clone();
         same.data.held_out = config.data.files.clone();
         let why = run(&same, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();

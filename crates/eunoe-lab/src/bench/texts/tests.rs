@@ -139,7 +139,7 @@ fn a_training_that_diverges_is_a_result() {
     let both = together("Both", &[here.clone(), here.clone()]).unwrap();
     assert!(both.contains("<section id=\"1-loss\"") && both.contains("<section id=\"2-loss\""));
     assert!(both.contains("Books, byte by byte: Loss"));
-    open(&here, &mut |page| page.write(&here).map(|_| ())).unwrap();
+    open(&here, &mut |dir, page| page.write(dir).map(|_| ())).unwrap();
     assert_eq!(std::fs::read_to_string(here.join("report.md")).unwrap(), page);
     std::fs::write(here.join(MANIFEST), "{\"benchmark\": \"other\"}").unwrap();
     let error = together("Both", &[here]).unwrap_err().to_string();

@@ -35,8 +35,8 @@ struct Done {
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     merge(&args.parts, &args.out)?;
     let mut report = PathBuf::new();
-    open(&args.out, &mut |page| {
-        report = page.write(&args.out)?;
+    open(&args.out, &mut |dir, page| {
+        report = page.write(dir)?;
         Ok(())
     })?;
     if json { out::json(&Done { report }) } else { out::line(&format!("`{}`", report.display())) }

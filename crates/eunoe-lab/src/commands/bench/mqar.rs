@@ -1,10 +1,10 @@
 //! `eunoe-lab bench mqar`: recall against bytes of state.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use eunoe_lab::bench::mqar::{self, Line, Report, Settings};
-use eunoe_lab::bench::{Page as _, Workers};
+use eunoe_lab::bench::mqar::{self, Line, Record, Report, Settings};
+use eunoe_lab::bench::{Manifest, Page as _, Workers};
 use eunoe_lab::device::Devices;
 use eunoe_lab::streams::MqarShape;
 use serde::Serialize;
@@ -90,12 +90,16 @@ fn shape(text: &str) -> Result<MqarShape, String> {
     Ok(MqarShape { t, pairs })
 }
 
+/// In full, or in its smallest form.
+pub(super) fn preset(quick: bool) -> Settings {
+    if quick { Settings::quick() } else { Settings::default() }
+}
+
 impl Args {
     fn settings(&self) -> Settings {
-        let base = if self.quick { Settings::quick() } else { Settings::default() };
-        let mixers = self.mixers.as_ref().map(|all| all.iter().map(|one| one.trim().to_owned()).collect());
+        let base = preset(self.quick);
         Settings {
-            mixers: mixers.unwrap_or(base.mixers),
+            mixers: super::phrases(self.mixers.as_deref()).unwrap_or(base.mixers),
             vocab: self.vocab.unwrap_or(base.vocab),
             shapes: self.shapes.clone().unwrap_or(base.shapes),
             d_model: self.d_model.unwrap_or(base.d_model),
@@ -118,17 +122,29 @@ struct Done {
     lines: Vec<Line>,
 }
 
+/// Trains what is not yet there, with bars.
+///
+/// # Errors
+/// Those of [`mqar::run`].
+pub(super) fn grid(
+    settings: &Settings,
+    dir: &Path,
+    workers: Workers<'_>,
+) -> Result<(Manifest<Record>, Vec<Line>)> {
+    settings.check()?;
+    let bars = Bars::new(settings.cells().len(), settings.steps(), workers.count)?;
+    let done = mqar::run(settings, dir, workers, &bars)?;
+    bars.clear()?;
+    Ok(done)
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// Those of [`mqar::run`], and a report that cannot be written.
 pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     let settings = args.settings();
-    settings.check()?;
-    let workers = Workers::new(args.workers, devices);
-    let bars = Bars::new(settings.cells().len(), settings.steps(), workers.count)?;
-    let (manifest, lines) = mqar::run(&settings, &args.out, workers, &bars)?;
-    bars.clear()?;
+    let (manifest, lines) = grid(&settings, &args.out, Workers::new(args.workers, devices))?;
     let report = Report::new(&manifest, &lines)?;
     let path = report.write(&args.out)?;
     if json {

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         }
         None => {
             for dir in &args.folders {
-                open(dir, &mut |page| {
+                open(dir, &mut |dir, page| {
                     reports.push(page.write(dir)?);
                     Ok(())
                 })?;

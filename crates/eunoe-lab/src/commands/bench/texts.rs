@@ -1,10 +1,10 @@
 //! `eunoe-lab bench books`, `sinks`, `chorales`: language models of bytes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use eunoe_lab::bench::texts::{self, Line, Report, Settings, Texts};
-use eunoe_lab::bench::{Page as _, Workers};
+use eunoe_lab::bench::texts::{self, Line, Record, Report, Settings, Texts};
+use eunoe_lab::bench::{Manifest, Page as _, Workers};
 use eunoe_lab::device::Devices;
 use eunoe_lab::streams::{self, Text};
 use serde::Serialize;
@@ -69,7 +69,7 @@ fn told(settings: &Settings) -> String {
 }
 
 #[derive(Debug, clap::Args)]
-struct Files {
+pub(super) struct Files {
     /// Texts to learn from
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     train: Vec<PathBuf>,
@@ -79,14 +79,20 @@ struct Files {
     /// Texts to measure on, never learned from nor chosen by
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     test: Vec<PathBuf>,
+    /// Begin every window with this byte, 2 say, as models begin with a token of their own; without, windows begin anywhere
+    #[arg(long, value_name = "BYTE")]
+    bos: Option<u8>,
 }
 
 /// What changes a preset.
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+struct Options {
     /// Folder of the results and the report
     #[arg(long)]
-    pub(super) out: PathBuf,
+    out: PathBuf,
+    /// Small models, a minute or two each; options below change either
+    #[arg(long)]
+    quick: bool,
     /// Patterns of mixers, `;` between them: a phrase per layer with `+` between, repeated; the first is the reference
     #[arg(long, value_delimiter = ';')]
     patterns: Option<Vec<String>>,
@@ -130,10 +136,9 @@ pub(super) struct Options {
 
 impl Options {
     fn on(&self, base: Settings) -> Settings {
-        let patterns =
-            self.patterns.as_ref().map(|all| all.iter().map(|one| one.trim().to_owned()).collect());
+        let base = if self.quick { base.quick() } else { base };
         let mut settings = Settings {
-            patterns: patterns.unwrap_or(base.patterns),
+            patterns: super::phrases(self.patterns.as_deref()).unwrap_or(base.patterns),
             lrs: self.lrs.clone().unwrap_or(base.lrs),
             seeds: self.seeds.unwrap_or(base.seeds),
             points: self.points.unwrap_or(base.points),
@@ -157,13 +162,9 @@ impl Options {
     }
 
     /// Runs a grid and writes its report.
-    pub(super) fn run(&self, base: Settings, texts: &Texts, devices: &Devices, json: bool) -> Result<()> {
+    fn run(&self, base: Settings, texts: &Texts, devices: &Devices, json: bool) -> Result<()> {
         let settings = self.on(base);
-        settings.check()?;
-        let workers = Workers::new(self.workers, devices);
-        let bars = Bars::new(settings.trainings(), settings.train.steps, workers.count)?;
-        let (manifest, lines) = texts::run(&settings, texts, &self.out, workers, &bars)?;
-        bars.clear()?;
+        let (manifest, lines) = grid(&settings, texts, &self.out, Workers::new(self.workers, devices))?;
         let report = Report::new(&manifest, &lines)?;
         let path = report.write(&self.out)?;
         if json {
@@ -183,6 +184,23 @@ impl Options {
     }
 }
 
+/// Trains what is not yet there, with bars.
+///
+/// # Errors
+/// Those of [`texts::run`].
+pub(super) fn grid(
+    settings: &Settings,
+    texts: &Texts,
+    dir: &Path,
+    workers: Workers<'_>,
+) -> Result<(Manifest<Record>, Vec<Line>)> {
+    settings.check()?;
+    let bars = Bars::new(settings.trainings(), settings.train.steps, workers.count)?;
+    let done = texts::run(settings, texts, dir, workers, &bars)?;
+    bars.clear()?;
+    Ok(done)
+}
+
 #[derive(Serialize)]
 struct Done {
     report: String,
@@ -190,11 +208,16 @@ struct Done {
 }
 
 impl Files {
-    fn read(&self) -> Result<Texts> {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// A file in two lists, and one that cannot be read.
+    pub(super) fn read(&self) -> Result<Texts> {
         streams::apart(&[("--train", &self.train), ("--valid", &self.valid), ("--test", &self.test)])?;
         let read = |files: &[PathBuf]| -> Result<(Text, String)> {
             let name = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            Ok((Text::read(files, None, 0)?, files.iter().map(name).collect::<Vec<_>>().join(", ")))
+            let text = Text::read(files, None, 0)?.with_bos(self.bos.map(u32::from));
+            Ok((text, files.iter().map(name).collect::<Vec<_>>().join(", ")))
         };
         Ok(Texts::new([read(&self.train)?, read(&self.valid)?, read(&self.test)?]))
     }
@@ -221,10 +244,17 @@ pub(crate) fn sinks(args: &Sinks, devices: &Devices, json: bool) -> Result<()> {
 /// # Errors
 /// Those of [`texts::run`] and of [`streams::Chorales::read`], and a report that cannot be written.
 pub(crate) fn chorales(args: &Chorales, devices: &Devices, json: bool) -> Result<()> {
-    let all = streams::Chorales::read(&args.file)?;
+    args.options.run(Settings::chorales(), &pieces(&args.file)?, devices, json)
+}
+
+/// Chorales as texts.
+///
+/// # Errors
+/// Those of [`streams::Chorales::read`].
+pub(super) fn pieces(file: &Path) -> Result<Texts> {
+    let all = streams::Chorales::read(file)?;
     let part = |pieces: &[Vec<u8>]| -> Result<(Text, String)> {
         Ok((Text::new(pieces.concat(), 0)?, format!("{} pieces", pieces.len())))
     };
-    let texts = Texts::new([part(&all.train)?, part(&all.valid)?, part(&all.test)?]);
-    args.options.run(Settings::chorales(), &texts, devices, json)
+    Ok(Texts::new([part(&all.train)?, part(&all.valid)?, part(&all.test)?]))
 }

@@ -1,6 +1,6 @@
 //! `eunoe-lab bench throughput`: what a token costs at which length.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use eunoe_lab::bench::throughput::{self, Report, Row, Settings};
@@ -13,36 +13,69 @@ use crate::commands::out;
 
 /// Measure what a token costs a mixer against the length of the text, in training and in decode
 #[derive(Debug, clap::Args)]
+#[command(after_help = format!(
+    "Without options:\n{}\nWith --quick:\n{}", told(&Settings::default()), told(&Settings::quick())
+))]
 pub(crate) struct Args {
+    /// A minute instead of a quarter of an hour; options below change either
+    #[arg(long)]
+    quick: bool,
     /// Phrases of mixers, `;` between them
-    #[arg(
-        long,
-        value_delimiter = ';',
-        value_name = "PHRASES",
-        default_value = "softmax_attention;lightning_attention;aaren;linear_attention;based;delta_rule;titans(wiring=memory)"
-    )]
-    mixers: Vec<String>,
+    #[arg(long, value_delimiter = ';', value_name = "PHRASES")]
+    mixers: Option<Vec<String>>,
     /// Width of the stream
-    #[arg(long, default_value_t = 256)]
-    d_model: usize,
+    #[arg(long)]
+    d_model: Option<usize>,
     /// Heads
-    #[arg(long, default_value_t = 4)]
-    heads: usize,
+    #[arg(long)]
+    heads: Option<usize>,
     /// Lengths of texts in training
-    #[arg(long, value_delimiter = ',', default_value = "512,1024,2048,4096,8192,16384")]
-    lengths: Vec<usize>,
+    #[arg(long, value_delimiter = ',')]
+    lengths: Option<Vec<usize>>,
     /// Tokens of a batch in training
-    #[arg(long, default_value_t = 16384)]
-    tokens: usize,
+    #[arg(long)]
+    tokens: Option<usize>,
     /// Positions that decode continues from
-    #[arg(long, value_delimiter = ',', default_value = "1024,4096,16384")]
-    positions: Vec<usize>,
+    #[arg(long, value_delimiter = ',')]
+    positions: Option<Vec<usize>>,
     /// Measurements of each; the median counts
-    #[arg(long, default_value_t = 5)]
-    turns: usize,
+    #[arg(long)]
+    turns: Option<usize>,
     /// Folder of the results and the report; without one the report is printed
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+/// Settings as options.
+fn told(settings: &Settings) -> String {
+    let Settings { mixers, d_model, heads, lengths, tokens, positions, turns } = settings;
+    format!(
+        "  --mixers '{}'
+  --d-model {d_model} --heads {heads} --lengths {} --tokens {tokens} --positions {} --turns {turns}",
+        mixers.join("; "),
+        super::joined(lengths),
+        super::joined(positions),
+    )
+}
+
+/// In full, or in its smallest form.
+pub(super) fn preset(quick: bool) -> Settings {
+    if quick { Settings::quick() } else { Settings::default() }
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        let base = preset(self.quick);
+        Settings {
+            mixers: super::phrases(self.mixers.as_deref()).unwrap_or(base.mixers),
+            d_model: self.d_model.unwrap_or(base.d_model),
+            heads: self.heads.unwrap_or(base.heads),
+            lengths: self.lengths.clone().unwrap_or(base.lengths),
+            tokens: self.tokens.unwrap_or(base.tokens),
+            positions: self.positions.clone().unwrap_or(base.positions),
+            turns: self.turns.unwrap_or(base.turns),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -52,20 +85,15 @@ struct Document<'a> {
     slopes: Vec<(&'a str, Option<f64>)>,
 }
 
-/// Runs the command.
+/// Measures what is not yet there, with a bar.
 ///
 /// # Errors
-/// Those of the measurement.
-pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
-    let settings = Settings {
-        mixers: args.mixers.iter().map(|phrase| phrase.trim().to_owned()).collect(),
-        d_model: args.d_model,
-        heads: args.heads,
-        lengths: args.lengths.clone(),
-        tokens: args.tokens,
-        positions: args.positions.clone(),
-        turns: args.turns,
-    };
+/// Those of [`throughput::run`].
+pub(super) fn grid(
+    settings: &Settings,
+    dir: Option<&Path>,
+    devices: &Devices,
+) -> Result<(Manifest<Settings>, Vec<Row>)> {
     let count = settings.mixers.len() * (settings.lengths.len() + settings.positions.len());
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?;
     let bar = ProgressBar::new(count as u64).with_style(style);
@@ -74,14 +102,23 @@ pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
         bar.set_message(format!("{}, {:?} at {}", row.mixer, row.kind, row.at).to_lowercase());
     };
     let workers = Workers { count: 1, devices };
-    let (manifest, rows) = match &args.out {
-        Some(dir) => throughput::run(&settings, dir, workers, &mut told)?,
+    let measured = match dir {
+        Some(dir) => throughput::run(settings, dir, workers, &mut told)?,
         None => {
-            let rows = throughput::measure(&settings, &devices.one()?, &mut told)?;
-            (Manifest::here("throughput", settings, workers), rows)
+            let rows = throughput::measure(settings, &devices.one()?, &mut told)?;
+            (Manifest::here("throughput", settings.clone(), workers), rows)
         }
     };
     bar.finish_and_clear();
+    Ok(measured)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Those of the measurement.
+pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
+    let (manifest, rows) = grid(&args.settings(), args.out.as_deref(), devices)?;
     let report = Report::new(&manifest, &rows)?;
     let path = args.out.as_ref().map(|dir| report.write(dir)).transpose()?;
     if json {
