@@ -54,7 +54,7 @@ fn told(settings: &Settings) -> String {
         "Without options:
   --patterns '{}'
   --d-model {} --layers {} --heads {} --d-ff {} --steps {} --batch {} --seq-len {}
-  --lrs {} --seeds {seeds} --points {points} --beyond {beyond}
+  --lrs {} --weight-decay {} --seeds {seeds} --points {points} --beyond {beyond}
 ",
         settings.patterns.join("; "),
         model.d_model,
@@ -65,6 +65,7 @@ fn told(settings: &Settings) -> String {
         train.batch,
         train.seq_len,
         super::joined(&settings.lrs),
+        train.weight_decay,
     )
 }
 
@@ -120,6 +121,9 @@ struct Options {
     /// Learning rates to choose from
     #[arg(long, value_delimiter = ',')]
     lrs: Option<Vec<f64>>,
+    /// Pull of weights to 0
+    #[arg(long)]
+    weight_decay: Option<f64>,
     /// Trainings at the best rate
     #[arg(long)]
     seeds: Option<u64>,
@@ -158,6 +162,7 @@ impl Options {
             *size = given.unwrap_or(*size);
         }
         train.steps = self.steps.unwrap_or(train.steps);
+        train.weight_decay = self.weight_decay.unwrap_or(train.weight_decay);
         settings
     }
 
