@@ -1,6 +1,6 @@
 use super::*;
 use crate::bench::grid::Silent;
-use crate::bench::{Page as _, open, together};
+use crate::bench::{ALL, All, Page as _, open, together};
 use crate::device::Devices;
 use eunoe_report::{ITEMS, MANIFEST};
 
@@ -126,8 +126,12 @@ fn what_cannot_be_run_is_refused_before_training() {
 #[test]
 fn a_training_that_diverges_is_a_result() {
     let dir = tempfile::tempdir().unwrap();
+    let devices = Devices::parse("cpu").unwrap();
+    let all = Manifest::here(ALL, All { quick: true }, Workers { count: 1, devices: &devices });
+    let (folder, ..) = Folder::open::<_, String>(dir.path(), all).unwrap();
+    let here = dir.path().join("books");
     let settings = Settings { lrs: vec![1e30], seeds: 1, ..tiny() };
-    let (manifest, lines) = grid(&settings, &texts(), dir.path()).unwrap();
+    let (manifest, lines) = grid(&settings, &texts(), &here).unwrap();
     assert!(lines.iter().all(|line| line.ended == Ended::Diverged && line.test.is_none()));
     let page = Report::new(&manifest, &lines).unwrap().markdown();
     assert!(
@@ -135,12 +139,20 @@ fn a_training_that_diverges_is_a_result() {
         "{page}"
     );
     // a page of several folders has the parts of each under names of their own
-    let here = dir.path().to_owned();
     let both = together("Both", &[here.clone(), here.clone()]).unwrap();
     assert!(both.contains("<section id=\"1-loss\"") && both.contains("<section id=\"2-loss\""));
     assert!(both.contains("Books, byte by byte: Loss"));
     open(&here, &mut |dir, page| page.write(dir).map(|_| ())).unwrap();
     assert_eq!(std::fs::read_to_string(here.join("report.md")).unwrap(), page);
+    // and so has one of a folder of folders
+    folder.add(&["books"]).unwrap();
+    assert_eq!(together("Both", &[dir.path().to_owned(), here.clone()]).unwrap(), both);
+    // whose folders are in it
+    for name in ["..", "books/..", "", "/"] {
+        std::fs::write(dir.path().join(ITEMS), format!("{name:?}\n")).unwrap();
+        let error = together("All", &[dir.path().to_owned()]).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{name}` is no folder in it")), "{error}");
+    }
     std::fs::write(here.join(MANIFEST), "{\"benchmark\": \"other\"}").unwrap();
     let error = together("Both", &[here]).unwrap_err().to_string();
     assert!(error.contains("not a benchmark of the lab"), "{error}");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::Arg;
 use eunoe_lab::bench::texts::Settings as Models;
 use eunoe_lab::bench::{self, Folder, Manifest, Workers};
 use eunoe_lab::device::Devices;
@@ -15,11 +16,17 @@ use crate::commands::out;
 
 /// Run every benchmark in turn, each into a folder of its own, and write one page of all; the same command goes on after a stop
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Without texts books and sinks are left out, without `--chorales` chorales.
+#[command(
+    mut_arg("train", |files| optional(files, ["valid", "test"])),
+    mut_arg("valid", |files| optional(files, ["train", "test"])),
+    mut_arg("test", |files| optional(files, ["train", "valid"])),
+    mut_arg("bos", |byte| byte.requires("train")),
+    after_help = "Without texts books and sinks are left out, without `--chorales` chorales.
 
 Examples:
   eunoe-lab bench all --quick --out lab
-  eunoe-lab bench all --train a.txt b.txt --valid c.txt --test d.txt --chorales jsb-chorales-16th.json --out lab")]
+  eunoe-lab bench all --train a.txt b.txt --valid c.txt --test d.txt --chorales jsb-chorales-16th.json --out lab"
+)]
 pub(crate) struct Args {
     /// Folder of their folders and of the page
     #[arg(long)]
@@ -35,6 +42,11 @@ pub(crate) struct Args {
     /// Trainings at a time, by default one per device; changes no result
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+}
+
+/// Texts that may be left out, all together.
+fn optional(files: Arg, others: [&'static str; 2]) -> Arg {
+    files.required(false).requires_all(others)
 }
 
 #[derive(Serialize)]

@@ -80,7 +80,7 @@ pub(super) struct Files {
     /// Texts to measure on, never learned from nor chosen by
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     test: Vec<PathBuf>,
-    /// Begin every window with this byte, 2 say, as models begin with a token of their own; without, windows begin anywhere
+    /// Put this byte, 2 say, before every window, as models put a token of their own before every text
     #[arg(long, value_name = "BYTE")]
     bos: Option<u8>,
 }
