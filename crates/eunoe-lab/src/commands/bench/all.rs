@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Folder of their folders and of the page
     #[arg(long)]
     out: PathBuf,
-    /// Each in its smallest form: minutes instead of a day
+    /// Each in its smallest form: minutes instead of days
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
