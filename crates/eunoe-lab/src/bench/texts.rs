@@ -271,6 +271,9 @@ pub struct Point {
     /// Mean weight of all heads on it.
     #[serde(default)]
     pub first: Option<f64>,
+    /// The same of the weights as values are multiplied by them, which need not sum to one.
+    #[serde(default)]
+    pub applied: Option<f64>,
 }
 
 /// What one training gave: a line of the results.

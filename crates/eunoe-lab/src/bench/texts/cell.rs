@@ -5,7 +5,7 @@ use std::time::Instant;
 use candle_core::Device;
 use eunoe_core::Result;
 
-use super::measure::{by_position, mean, sink};
+use super::measure::{Sinks, by_position, mean, sinks};
 use super::{Cell, Line, Point, Settings, Texts};
 use crate::bench::grid::{Ended, Told};
 use crate::invalid;
@@ -70,8 +70,10 @@ pub(super) fn train(
 fn point(settings: &Settings, texts: &Texts, trainee: &Trainee, device: &Device) -> crate::Result<Point> {
     let t = settings.train.seq_len;
     let valid = mean(&by_position(&trainee.model, &texts.valid, (t, t), settings.windows, device)?);
-    let (sink, first) = sink(&trainee.model, &texts.valid, device)?.unzip();
-    Ok(Point { step: trainee.adam.step, valid, sink, first })
+    let sinks = sinks(&trainee.model, &texts.valid, device)?;
+    let of = |value: fn(Sinks) -> f64| sinks.map(value);
+    let (sink, first, applied) = (of(|s| s.share), of(|s| s.mean), of(|s| s.applied));
+    Ok(Point { step: trainee.adam.step, valid, sink, first, applied })
 }
 
 /// What is measured at the end of a training that did not diverge.

@@ -50,32 +50,48 @@ pub(super) fn mean(values: &[f64]) -> Option<f64> {
     mean.is_finite().then_some(mean)
 }
 
+/// Attention to the first token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Sinks {
+    /// Share of heads whose mean weight on it is above 0.3.
+    pub(super) share: f64,
+    /// Mean weight of all heads.
+    pub(super) mean: f64,
+    /// The same of the weights as values are multiplied by them.
+    pub(super) applied: f64,
+}
+
 /// Attention to the first token over windows of 64 tokens: per head the mean weight over the rows that see it, which are
-/// all. Weights that need not sum to one are divided by the sum of their sizes. The share of heads above 0.3, and the mean;
-/// `None` where no layer shows its weights.
-pub(super) fn sink(model: &Decoder, text: &Text, device: &Device) -> Result<Option<(f64, f64)>> {
-    let mut heads = Vec::new();
+/// all. Weights that need not sum to one are divided by the sum of their sizes, and told as they are too: a head that is off
+/// everywhere looks at something. `None` where no layer shows its weights.
+pub(super) fn sinks(model: &Decoder, text: &Text, device: &Device) -> Result<Option<Sinks>> {
+    let (mut heads, mut applied) = (Vec::new(), Vec::new());
     let mut windows = text.windows(ROWS, SINK_T, SINK_WINDOWS);
     while let Some(batch) = windows.next_on(device) {
         let mut take = |name: &'static str, weights: &Tensor| -> Result<()> {
             if name == "attn" {
-                heads.extend(first_column(weights)?);
+                let [of_all, as_they_are] = first_column(weights)?;
+                heads.extend(of_all);
+                applied.extend(as_they_are);
             }
             Ok(())
         };
         let mut ctx = Ctx { probe: Some(&mut take), ..Ctx::default() };
         model.run(&batch?.tokens, Vec::new(), &mut ctx)?;
     }
-    let sinks = heads.iter().filter(|weight| **weight > SINK_ABOVE).count();
-    Ok(mean(&heads).map(|mean| (sinks as f64 / heads.len() as f64, mean)))
+    let above = heads.iter().filter(|weight| **weight > SINK_ABOVE).count();
+    let share = above as f64 / heads.len() as f64;
+    Ok(mean(&heads).zip(mean(&applied)).map(|(mean, applied)| Sinks { share, mean, applied }))
 }
 
-/// Mean weight of the first key over all rows, per sequence and head, of weights `[b, h, t, t]`.
-fn first_column(weights: &Tensor) -> Result<Vec<f64>> {
+/// Mean weight of the first key over all rows, per sequence and head, of weights `[b, h, t, t]`: as a share of all weights,
+/// and as it is.
+fn first_column(weights: &Tensor) -> Result<[Vec<f64>; 2]> {
     let sizes = weights.detach().abs()?.to_dtype(DType::F32)?;
     let total = (sizes.sum_keepdim(3)? + f64::from(f32::MIN_POSITIVE))?;
-    let first = sizes.narrow(3, 0, 1)?.broadcast_div(&total)?;
-    first.mean(2)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()
+    let first = sizes.narrow(3, 0, 1)?;
+    let mean = |weights: Tensor| weights.mean(2)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1();
+    Ok([mean(first.broadcast_div(&total)?)?, mean(first)?])
 }
 
 #[cfg(test)]
@@ -90,8 +106,10 @@ mod tests {
         let uniform = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0 / 3.0; 3]];
         let first = [[0.2, 0.0, 0.0], [-3.0, 0.0, 0.0], [7.0, 0.0, 0.0]];
         let weights = Tensor::new(&[[uniform, first]], &Device::Cpu).unwrap();
-        let means = first_column(&weights).unwrap();
-        assert!((means[0] - 11.0 / 18.0).abs() < 1e-6 && (means[1] - 1.0).abs() < 1e-6, "{means:?}");
+        let [shares, applied] = first_column(&weights).unwrap();
+        let near = |got: &[f64], want: [f64; 2]| got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(near(&shares, [11.0 / 18.0, 1.0]), "{shares:?}");
+        assert!(near(&applied, [11.0 / 18.0, (0.2 + 3.0 + 7.0) / 3.0]), "{applied:?}");
     }
 
     fn model(mixer: &str) -> Decoder {
@@ -104,15 +122,17 @@ mod tests {
     fn only_mixers_with_weights_have_sinks() {
         let text = Text::new((0..200).collect(), 0).unwrap();
         // with first weights that are nearly 0 attention is uniform: the mean of 1 / i up to 64 is 0.0741
-        let near = |mixer: &str, weight: f64| {
-            let (share, mean) = sink(&model(mixer), &text, &Device::Cpu).unwrap().unwrap();
-            assert!(share == 0.0 && (mean - weight).abs() < 1e-3, "{mixer}: {share} {mean}");
+        let near = |mixer: &str, weight: f64, applied: f64| {
+            let found = sinks(&model(mixer), &text, &Device::Cpu).unwrap().unwrap();
+            assert!(found.share == 0.0 && (found.mean - weight).abs() < 1e-3, "{mixer}: {found:?}");
+            assert!((found.applied - applied).abs() < 1e-3, "{mixer}: {found:?}");
         };
-        near("softmax_attention", 0.0741);
-        near("sink_attention(form=sigmoid)", 0.0741);
+        near("softmax_attention", 0.0741, 0.0741);
+        // a sigmoid of nearly 0 is a half, however many keys there are
+        near("sink_attention(form=sigmoid)", 0.0741, 0.5);
         // a window of one token is all on the token itself, which is the first in one row of 64
-        near("softmax_attention(window=1)", 1.0 / 64.0);
-        assert_eq!(sink(&model("lightning_attention"), &text, &Device::Cpu).unwrap(), None);
+        near("softmax_attention(window=1)", 1.0 / 64.0, 1.0 / 64.0);
+        assert_eq!(sinks(&model("lightning_attention"), &text, &Device::Cpu).unwrap(), None);
     }
 
     #[test]

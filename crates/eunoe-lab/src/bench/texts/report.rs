@@ -12,9 +12,10 @@ use crate::bench::page::{Chart, Head, Page, Part, spread};
 const RULE: &str = "Mean of the seeds ± their standard deviation, at the rate that loses least on validation texts. Beside the \
                     first pattern: a difference below two standard deviations (the root of the mean of both variances) is a tie. \
                     A rate at the edge of those tried may not be the best there is.";
-const SINKS: &str = "A sink is a head whose mean weight on the first symbol is above 0.3; weights are means over all heads. Both over \
-                     all layers and 100 windows of 64 symbols of validation text; weights that need not sum to one are divided by \
-                     the sum of their sizes.";
+const SINKS: &str = "A sink is a head whose mean weight on the first symbol of a window is above 0.3; weights are means over all heads. Both \
+                     over all layers and 100 windows of 64 symbols of validation text, told as shares; weights that need not sum to one are divided by \
+                     the sum of their sizes, by which a head that is off everywhere looks at something. As applied they are not \
+                     divided: what values are multiplied by.";
 
 /// The trainings of a pattern at the rate that validation chose.
 #[derive(Clone, Debug)]
@@ -150,9 +151,9 @@ impl<'a> Report<'a> {
     }
 
     fn sinks(&self) -> Table {
-        let columns =
-            ["sinks at the start", "at the end", "at most", "weight at the start", "at the end", "at most"];
-        self.table("Attention sinks", columns.map(String::from).to_vec(), |best| {
+        let columns = ["sinks", "weight", "weight as applied"]
+            .map(|what| [format!("{what} at the start"), "at the end".into(), "at most".into()]);
+        self.table("Attention sinks", columns.concat(), |best| {
             let value = |of: fn(&super::Point) -> Option<f64>, at: fn(&[f64]) -> Option<f64>| {
                 let all = best.lines.iter().map(|line| {
                     let over: Vec<f64> = line.curve.iter().filter_map(of).collect();
@@ -163,7 +164,7 @@ impl<'a> Report<'a> {
             let most = |over: &[f64]| over.iter().copied().max_by(f64::total_cmp);
             let of =
                 |of| [value(of, |o| o.first().copied()), value(of, |o| o.last().copied()), value(of, most)];
-            [of(|point| point.sink), of(|point| point.first)].concat()
+            [of(|point| point.sink), of(|point| point.first), of(|point| point.applied)].concat()
         })
     }
 
@@ -298,7 +299,11 @@ impl Page for Report<'_> {
         let part =
             |title, note: &str, table, charts| Part { title, note: note.into(), table: Some(table), charts };
         let (unit, seen) = (self.unit(), |point: &super::Point| point.valid.map(|nats| self.told(nats)));
-        let carried = format!("{unit}, from windows longer than those of training: the state is carried on.");
+        let windows = match self.grid().beyond {
+            1 => "windows as long as those of training",
+            _ => "windows longer than those of training: the state is carried on",
+        };
+        let carried = format!("{unit}, from {windows}.");
         let mut parts = vec![
             part(
                 "Loss",
@@ -319,10 +324,15 @@ impl Page for Report<'_> {
         if self.lines.iter().any(|line| line.curve.iter().any(|point| point.sink.is_some())) {
             let share = self.training(|point| point.sink, "share of heads that attend to the first symbol");
             let weight = self.training(|point| point.first, "mean weight on the first symbol");
+            let applied = self.training(|point| point.applied, "mean weight on the first symbol as applied");
             let charts = vec![
                 chart("sinks.svg", "Attention sinks over training", share),
                 chart("first.svg", "Attention to the first symbol over training", weight),
+                chart("applied.svg", "Attention to the first symbol as applied", applied),
             ];
+            // lines of an older program do not have all
+            let is_there = |chart: &Chart| chart.plot.curves.iter().any(|curve| !curve.points.is_empty());
+            let charts = charts.into_iter().filter(is_there).collect();
             parts.push(part("Attention sinks", SINKS, self.sinks(), charts));
         }
         let rates = format!("Validation {unit} of seed 0.");
