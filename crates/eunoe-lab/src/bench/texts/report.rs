@@ -12,10 +12,10 @@ use crate::bench::page::{Chart, Head, Page, Part, spread};
 const RULE: &str = "Mean of the seeds ± their standard deviation, at the rate that loses least on validation texts. Beside the \
                     first pattern: a difference below two standard deviations (the root of the mean of both variances) is a tie. \
                     A rate at the edge of those tried may not be the best there is.";
-const SINKS: &str = "A sink is a head whose mean weight on the first symbol of a window is above 0.3; weights are means over all heads. Both \
-                     over all layers and 100 windows of 64 symbols of validation text, told as shares; weights that need not sum to one are divided by \
-                     the sum of their sizes, by which a head that is off everywhere looks at something. As applied they are not \
-                     divided: what values are multiplied by.";
+const SINKS: &str = "A sink is a head whose mean weight on the first symbol of a window is above 0.3; weights are means over all \
+                     heads. Both over all layers and 100 windows of 64 symbols of validation text; weights that need not sum to \
+                     one are divided by the sum of their sizes, by which a head that is off everywhere looks at something. As \
+                     applied they are not divided: what values are multiplied by.";
 
 /// The trainings of a pattern at the rate that validation chose.
 #[derive(Clone, Debug)]
