@@ -17,6 +17,44 @@ const SINKS: &str = "A sink is a head whose mean weight on the first symbol of a
                      one are divided by the sum of their sizes, by which a head that is off everywhere looks at something. As \
                      applied they are not divided: what values are multiplied by.";
 
+type Of = fn(&super::Point) -> Option<f64>;
+
+/// What is told of attention to the first symbol.
+struct Measure {
+    /// In the table.
+    name: &'static str,
+    /// Of the chart.
+    file: &'static str,
+    title: &'static str,
+    label: &'static str,
+    of: Of,
+}
+
+/// Lines of an older program do not have all of them.
+const MEASURES: [Measure; 3] = [
+    Measure {
+        name: "sinks",
+        file: "sinks.svg",
+        title: "Attention sinks over training",
+        label: "share of heads that attend to the first symbol",
+        of: |point| point.sink,
+    },
+    Measure {
+        name: "weight",
+        file: "first.svg",
+        title: "Attention to the first symbol over training",
+        label: "mean weight on the first symbol",
+        of: |point| point.first,
+    },
+    Measure {
+        name: "as applied",
+        file: "applied.svg",
+        title: "Attention to the first symbol as applied",
+        label: "mean weight on the first symbol as applied",
+        of: |point| point.applied,
+    },
+];
+
 /// The trainings of a pattern at the rate that validation chose.
 #[derive(Clone, Debug)]
 pub struct Best<'a> {
@@ -150,11 +188,18 @@ impl<'a> Report<'a> {
         })
     }
 
+    /// Those that any training has.
+    fn measures(&self) -> impl Iterator<Item = &'static Measure> {
+        let points = || self.lines.iter().flat_map(|line| &line.curve);
+        MEASURES.iter().filter(move |measure| points().any(|point| (measure.of)(point).is_some()))
+    }
+
     fn sinks(&self) -> Table {
-        let columns = ["sinks", "weight", "weight as applied"]
-            .map(|what| [format!("{what} at the start"), "at the end".into(), "at most".into()]);
-        self.table("Attention sinks", columns.concat(), |best| {
-            let value = |of: fn(&super::Point) -> Option<f64>, at: fn(&[f64]) -> Option<f64>| {
+        let columns = self.measures().flat_map(|Measure { name, .. }| {
+            [format!("{name} at the start"), "at the end".into(), "at most".into()]
+        });
+        self.table("Attention sinks", columns.collect(), |best| {
+            let value = |of: Of, at: fn(&[f64]) -> Option<f64>| {
                 let all = best.lines.iter().map(|line| {
                     let over: Vec<f64> = line.curve.iter().filter_map(of).collect();
                     at(&over).map_or(f64::NAN, |share| 100.0 * share)
@@ -162,9 +207,10 @@ impl<'a> Report<'a> {
                 percent(mean_sd(all.collect::<Vec<_>>().into_iter()))
             };
             let most = |over: &[f64]| over.iter().copied().max_by(f64::total_cmp);
-            let of =
-                |of| [value(of, |o| o.first().copied()), value(of, |o| o.last().copied()), value(of, most)];
-            [of(|point| point.sink), of(|point| point.first), of(|point| point.applied)].concat()
+            let of = |Measure { of, .. }: &Measure| {
+                [value(*of, |o| o.first().copied()), value(*of, |o| o.last().copied()), value(*of, most)]
+            };
+            self.measures().flat_map(of).collect()
         })
     }
 
@@ -321,18 +367,11 @@ impl Page for Report<'_> {
                 vec![chart("positions.svg", "Loss by position", self.by_position())],
             ),
         ];
-        if self.lines.iter().any(|line| line.curve.iter().any(|point| point.sink.is_some())) {
-            let share = self.training(|point| point.sink, "share of heads that attend to the first symbol");
-            let weight = self.training(|point| point.first, "mean weight on the first symbol");
-            let applied = self.training(|point| point.applied, "mean weight on the first symbol as applied");
-            let charts = vec![
-                chart("sinks.svg", "Attention sinks over training", share),
-                chart("first.svg", "Attention to the first symbol over training", weight),
-                chart("applied.svg", "Attention to the first symbol as applied", applied),
-            ];
-            // lines of an older program do not have all
-            let is_there = |chart: &Chart| chart.plot.curves.iter().any(|curve| !curve.points.is_empty());
-            let charts = charts.into_iter().filter(is_there).collect();
+        let charts: Vec<Chart> = self
+            .measures()
+            .map(|measure| chart(measure.file, measure.title, self.training(measure.of, measure.label)))
+            .collect();
+        if !charts.is_empty() {
             parts.push(part("Attention sinks", SINKS, self.sinks(), charts));
         }
         let rates = format!("Validation {unit} of seed 0.");
