@@ -69,6 +69,11 @@ impl Devices {
         }
     }
 
+    /// The first of them alone.
+    pub fn first(&self) -> Self {
+        Self { cards: self.cards[..1].to_vec() }
+    }
+
     /// The only one.
     ///
     /// # Errors

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::Workers;
 use crate::device::CUDA;
-use crate::train::{differs, write_whole};
+use crate::difference;
+use crate::train::write_whole;
 
 /// What was run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,7 +139,7 @@ fn begin<S: Serialize + DeserializeOwned>(dir: &Path, manifest: Manifest<S>) -> 
     let old = fs::read(&path).map_err(|error| Error::io(&path, error))?;
     let old: Value = serde_json::from_slice(&old).map_err(invalid)?;
     for part in ["benchmark", "version", "settings"] {
-        if let Some(what) = differs(part, &old[part], &new[part]) {
+        if let Some(what) = difference(part, &old[part], &new[part]) {
             let why = format!(
                 "`{}` is of another run ({what}): run what it says, or give another folder",
                 path.display()

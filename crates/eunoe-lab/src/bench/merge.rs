@@ -9,7 +9,8 @@ use eunoe_report::{ITEMS, MANIFEST};
 use serde_json::Value;
 
 use super::folder::{on_card, read};
-use crate::train::{differs, write_whole};
+use crate::difference;
+use crate::train::write_whole;
 
 /// A part as it lies on disk.
 struct Part {
@@ -87,7 +88,7 @@ fn apart(a: &Value, b: &Value, list: &str) -> Option<String> {
             "settings": settings, "cuda": on_card(manifest),
         })
     };
-    differs("grid", &grid(a), &grid(b))
+    difference("grid", &grid(a), &grid(b))
 }
 
 /// Lines, each once.

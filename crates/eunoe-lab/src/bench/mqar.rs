@@ -98,6 +98,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// In full, or in its smallest form.
+    pub fn preset(quick: bool) -> Self {
+        if quick { Self::quick() } else { Self::default() }
+    }
+
     /// A grid of minutes: fewer keys, shorter texts, one rate, one seed. It shows that all works and who finds again what
     /// stands far away; it ranks nobody.
     pub fn quick() -> Self {

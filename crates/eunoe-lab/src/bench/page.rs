@@ -1,18 +1,23 @@
 //! Pages of finished benchmarks: one in the folder of each, and one of several folders together.
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use eunoe_core::{Error, Result};
 use eunoe_report::parts::{self, Cell, Figure, Group, Section, Table};
 use eunoe_report::svg::Plot;
 use eunoe_report::{ITEMS, MANIFEST};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::all::{self, ALL, AllSettings};
 use super::{Manifest, mqar, texts, throughput};
 use crate::train::write_whole;
+
+/// The page of a folder.
+const PAGE: &str = "report.html";
+/// What stands above a page of several benchmarks, where nothing else is asked for.
+pub const TITLE: &str = "The lab";
 
 /// What stands above a page.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +114,7 @@ pub trait Page {
         for chart in self.parts().into_iter().flat_map(|part| part.charts) {
             write_whole(&dir.join(chart.file), chart.plot.file().as_bytes())?;
         }
-        write_whole(&dir.join("report.html"), self.html()?.as_bytes())?;
+        write_whole(&dir.join(PAGE), self.html()?.as_bytes())?;
         let path = dir.join("report.md");
         write_whole(&path, self.markdown().as_bytes())?;
         Ok(path)
@@ -122,16 +127,6 @@ pub(super) fn spread((mean, sd): (f64, Option<f64>)) -> Cell {
         true => Cell::num(format!("{mean:.3}")).small(sd.map_or(String::new(), |sd| format!("± {sd:.3}"))),
         false => Cell::num("–"),
     }
-}
-
-/// The name of a folder whose lines are the names of folders in it.
-pub const ALL: &str = "all";
-
-/// What a folder of folders depends on.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct All {
-    /// Whether each is in its smallest form.
-    pub quick: bool,
 }
 
 /// One page of the benchmarks in several folders.
@@ -178,16 +173,30 @@ pub fn open(dir: &Path, then: &mut dyn FnMut(&Path, &dyn Page) -> Result<()>) ->
             then(dir, &throughput::Report::new(&manifest, &rows)?)
         }
         Some(ALL) => {
-            let (_, names): (Manifest<All>, Vec<String>) = read(dir, value)?;
-            let is_elsewhere =
-                |name: &&String| !Path::new(name).components().eq([Component::Normal(name.as_ref())]);
-            if let Some(name) = names.iter().find(is_elsewhere) {
-                return Err(wrong(format!("`{name}` is no folder in it")));
-            }
-            names.iter().try_for_each(|name| open(&dir.join(name), then))
+            let (_, names): (Manifest<AllSettings>, Vec<String>) = read(dir, value)?;
+            all::ordered(dir, &names)?.into_iter().try_for_each(|name| open(&dir.join(name), then))
         }
         other => Err(wrong(format!("not a benchmark of the lab ({})", other.unwrap_or("it has no name")))),
     }
+}
+
+/// Writes the report of the benchmark in a folder, or those of its folders and the page of all; the paths of what was written,
+/// the page last.
+///
+/// # Errors
+/// Those of [`open`], and files that cannot be written.
+pub fn write(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    open(dir, &mut |here, page| {
+        paths.push(page.write(here)?);
+        Ok(())
+    })?;
+    if paths.first().is_some_and(|path| path.parent() != Some(dir)) {
+        let page = dir.join(PAGE);
+        write_whole(&page, together(TITLE, &[dir.to_owned()])?.as_bytes())?;
+        paths.push(page);
+    }
+    Ok(paths)
 }
 
 fn read<S: DeserializeOwned, L: DeserializeOwned>(

@@ -149,7 +149,8 @@ impl Settings {
         }
     }
 
-    /// The same of small models and few steps: minutes on two cores. It shows that all works, and ranks nobody.
+    /// The same of small models and few steps, which take less time than measuring long texts. It shows that all works, and
+    /// ranks nobody.
     pub fn quick(self) -> Self {
         let model = Config { d_model: 64, layers: 3, heads: 2, d_ff: 176, ..self.model };
         let train = TrainConfig { steps: 60, batch: 4, seq_len: 64, ..self.train };
@@ -310,11 +311,38 @@ pub struct Line {
     pub seconds: f64,
 }
 
+/// Refuses what cannot be run of these texts, before anything is trained.
+///
+/// # Errors
+/// Those of [`Settings::check`], and texts shorter than their windows.
+pub fn check(settings: &Settings, texts: &Texts) -> Result<()> {
+    settings.check()?;
+    let own = [&texts.train, &texts.valid, &texts.test].map(Text::fingerprint);
+    if own[0] == own[1] || own[1] == own[2] || own[2] == own[0] {
+        let why =
+            "two of `train`, `valid` and `test` are the same text: what is learned from measures nothing";
+        return Err(Error::Invalid(why.into()));
+    }
+    let t = settings.train.seq_len;
+    for (name, text, t) in
+        [("train", &texts.train, t), ("valid", &texts.valid, t), ("test", &texts.test, t * settings.beyond)]
+    {
+        let (have, need) = (text.len(), text.needed(t));
+        if have < need {
+            let symbol = &settings.symbol;
+            return Err(Error::Invalid(format!(
+                "the texts of `{name}` have {have} {symbol}s; a window needs {need}: name more, or lower `seq_len` or `beyond`"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Runs what is not yet done of a grid, and gives all of its lines.
 ///
 /// # Errors
-/// Those of [`Settings::check`] and of [`Folder::open`], before anything is trained; texts shorter than their windows; those
-/// of tensor work, and a folder that cannot be written.
+/// Those of [`check`] and of [`Folder::open`], before anything is trained; those of tensor work, and a folder that cannot be
+/// written.
 pub fn run(
     settings: &Settings,
     texts: &Texts,
@@ -322,20 +350,7 @@ pub fn run(
     workers: Workers<'_>,
     progress: &dyn Progress,
 ) -> Result<(Manifest<Record>, Vec<Line>)> {
-    settings.check()?;
-    let t = settings.train.seq_len;
-    for (name, text, least) in
-        [("train", &texts.train, t), ("valid", &texts.valid, t), ("test", &texts.test, t * settings.beyond)]
-    {
-        if text.len() <= least {
-            let have = text.len();
-            return Err(Error::Invalid(format!(
-                "the texts of `{name}` have {have} {}s; a window needs {}: name more, or lower `seq_len` or `beyond`",
-                settings.symbol,
-                least + 1
-            )));
-        }
-    }
+    check(settings, texts)?;
     let record = Record { grid: settings.clone(), texts: texts.sources.clone() };
     let (folder, manifest, lines) = Folder::open::<_, Line>(dir, Manifest::here("texts", record, workers))?;
     let all = Mutex::new(lines);
@@ -376,7 +391,9 @@ fn best_rate(settings: &Settings, pattern: &str, lines: &[Line]) -> Result<f64> 
         let cell = Cell { mixer: pattern.into(), lr, seed: 0 };
         let line = lines.iter().find(|line| line.is_of(&cell));
         let line = line.ok_or_else(|| {
-            Error::Invalid(format!("the grid is not complete: `{pattern}` at rate {lr}, seed 0"))
+            Error::Invalid(format!(
+                "the grid is not complete: `{pattern}` at rate {lr}, seed 0; the command that began it goes on"
+            ))
         })?;
         Ok(line.valid.unwrap_or(f64::INFINITY))
     };

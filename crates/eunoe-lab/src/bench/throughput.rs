@@ -43,7 +43,7 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Minutes on two cores.
+    /// A quarter of an hour on two cores.
     fn default() -> Self {
         let mixers = [
             "softmax_attention",
@@ -67,6 +67,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// In full, or in its smallest form.
+    pub fn preset(quick: bool) -> Self {
+        if quick { Self::quick() } else { Self::default() }
+    }
+
     /// A minute: short texts, narrow.
     pub fn quick() -> Self {
         let (lengths, positions) = (vec![128, 256, 512, 1024], vec![128, 1024]);
@@ -192,10 +197,13 @@ pub fn run(
 ) -> Result<(Manifest<Settings>, Vec<Row>)> {
     settings.check()?;
     let here = Manifest::here("throughput", settings.clone(), workers);
+    let device = workers.devices.one()?;
     let (folder, manifest, mut rows) = Folder::open::<_, Row>(dir, here)?;
+    let is_new = |phrase: &&String| !rows.iter().any(|row: &Row| row.mixer == **phrase);
+    let todo: Vec<&String> = settings.mixers.iter().filter(is_new).collect();
     let now = Manifest::here("throughput", (), workers).machine;
     let (there, here) = ((&manifest.machine.cpu, manifest.machine.threads), (&now.cpu, now.threads));
-    if there != here {
+    if there != here && !todo.is_empty() {
         return Err(Error::Invalid(format!(
             "`{}` was begun on {} with {} threads, this is {} with {}: see `--threads`, or give another folder",
             dir.display(),
@@ -205,13 +213,10 @@ pub fn run(
             here.1,
         )));
     }
-    let device = workers.devices.one()?;
-    for phrase in &settings.mixers {
-        if !rows.iter().any(|row| row.mixer == *phrase) {
-            let new = of(phrase, settings, &device, told)?;
-            folder.add(&new)?;
-            rows.extend(new);
-        }
+    for phrase in todo {
+        let new = of(phrase, settings, &device, told)?;
+        folder.add(&new)?;
+        rows.extend(new);
     }
     Ok((manifest, rows))
 }
@@ -376,10 +381,16 @@ mod tests {
             run(&settings, dir.path(), workers, &mut |row| told.push(row.mixer.clone())).unwrap();
         assert_eq!((told, again), (vec!["linear_attention".to_owned(); 2], manifest.clone()));
         assert_eq!((kept.len(), &kept[..2]), (4, &rows[..2]));
+        let mut hostile = manifest.clone();
+        hostile.settings.turns = 0;
+        assert!(Report::new(&hostile, &rows).is_err() && Report::new(&manifest, &rows).is_ok());
         let other =
             Manifest { machine: eunoe_report::Machine { threads: 99, ..manifest.machine }, ..manifest };
         std::fs::write(dir.path().join(eunoe_report::MANIFEST), serde_json::to_string(&other).unwrap())
             .unwrap();
+        // all is there: nothing is measured
+        assert_eq!(run(&settings, dir.path(), workers, &mut |_| ()).unwrap().1, kept);
+        std::fs::write(&path, first.join("\n") + "\n").unwrap();
         let error = run(&settings, dir.path(), workers, &mut |_| ()).unwrap_err().to_string();
         assert!(error.contains("with 99 threads, this is"), "{error}");
     }

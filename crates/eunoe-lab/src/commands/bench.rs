@@ -8,6 +8,7 @@ mod texts;
 mod throughput;
 
 use anyhow::Result;
+use eunoe_lab::bench::Workers;
 use eunoe_lab::device::Devices;
 
 /// Compare mixers on a task
@@ -27,6 +28,20 @@ enum Task {
     Throughput(throughput::Args),
     Merge(merge::Args),
     Report(report::Args),
+}
+
+/// How many trainings run at a time.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct AtATime {
+    /// Trainings at a time, by default one per device; changes no result
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+}
+
+impl AtATime {
+    fn on(self, devices: &Devices) -> Workers<'_> {
+        Workers::new(self.workers, devices)
+    }
 }
 
 /// Values as an option takes them.

@@ -48,6 +48,7 @@ pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     let trained = train::train(&config, &args.out, device, &mut told);
     told.bar.finish_and_clear();
     if matches!(trained, Err(eunoe_core::Error::Interrupted)) {
+        told.page(&config)?;
         let step = told.last.map_or(0, |row| row.step);
         bail!("interrupted after step {step}, which is saved: the same command goes on");
     }
@@ -140,6 +141,11 @@ impl Progress for Told {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             old => old.map_err(fail)?,
         };
+        if !old.is_empty() && !old.starts_with(HEADER) {
+            let path = self.path.display();
+            let why = format!("`{path}` holds something else: give another folder");
+            return Err(eunoe_core::Error::Invalid(why));
+        }
         train::write_whole(&self.path, upto(step, &old).as_bytes())?;
         self.file = Some(File::options().append(true).open(&self.path).map_err(fail)?);
         self.bar.set_position(step);

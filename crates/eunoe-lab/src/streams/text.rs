@@ -13,6 +13,8 @@ use super::{Batch, rng};
 #[derive(Clone, Debug)]
 pub struct Text {
     data: Vec<u32>,
+    /// What one token is: a byte, or one of a tokenizer.
+    is_bytes: bool,
     bos: Option<u32>,
 }
 
@@ -37,7 +39,7 @@ impl Text {
                 }
             }
         }
-        Self::of(data, least)
+        Self::of(data, tokenizer.is_none(), least)
     }
 
     /// Bytes that are there already.
@@ -45,17 +47,17 @@ impl Text {
     /// # Errors
     /// [`Error::Invalid`] where fewer than `least` are.
     pub fn new(data: Vec<u8>, least: usize) -> Result<Self> {
-        Self::of(data.into_iter().map(u32::from).collect(), least)
+        Self::of(data.into_iter().map(u32::from).collect(), true, least)
     }
 
-    fn of(data: Vec<u32>, least: usize) -> Result<Self> {
+    fn of(data: Vec<u32>, is_bytes: bool, least: usize) -> Result<Self> {
         if data.len() < least {
             let have = data.len();
             return Err(Error::Invalid(format!(
                 "the text has {have} tokens; a window needs {least}: name more files, or make `seq_len` smaller"
             )));
         }
-        Ok(Self { data, bos: None })
+        Ok(Self { data, is_bytes, bos: None })
     }
 
     /// The same in windows that begin with the token `bos` where there is one: all tokens of the text behind it are targets.
@@ -63,14 +65,12 @@ impl Text {
         Self { bos, ..self }
     }
 
-    /// What they are, for those who want the same ones: how many, and their FNV-1a checksum, of numbers of four bytes where
-    /// one is too large for a byte.
+    /// What they are, for those who want the same ones: how many, and their FNV-1a checksum; tokens of a tokenizer count four
+    /// bytes each.
     pub fn fingerprint(&self) -> String {
-        let bytes: Option<Vec<u8>> = self.data.iter().map(|token| u8::try_from(*token).ok()).collect();
-        let (what, bytes) = match bytes {
-            Some(bytes) => ("bytes", bytes),
-            None => ("tokens", self.data.iter().flat_map(|token| token.to_le_bytes()).collect()),
-        };
+        let (what, each) = if self.is_bytes { ("bytes", 1) } else { ("tokens", 4) };
+        let bytes: Vec<u8> =
+            self.data.iter().flat_map(|token| token.to_le_bytes().into_iter().take(each)).collect();
         let begins = self.bos.map_or(String::new(), |bos| format!(", each window behind a {bos}"));
         format!("{} {what}, fnv1a {:016x}{begins}", self.len(), crate::nets::hash(&bytes))
     }
@@ -97,13 +97,20 @@ impl Text {
         device: &Device,
     ) -> crate::Result<Batch> {
         let mut rng = rng(seed, step);
-        let starts: Vec<usize> = (0..rows).map(|_| rng.usize(..self.data.len() - t)).collect();
+        let starts: Vec<usize> = (0..rows).map(|_| rng.usize(..=self.data.len() - self.needed(t))).collect();
         self.at(&starts, t, device)
     }
 
-    /// The text in windows of `t` tokens, at most `most`, `rows` at a time; every token but the first is a target once.
+    /// Tokens that a window of `t` is made of: the last is a target alone, if nothing stands before the first.
+    pub fn needed(&self, t: usize) -> usize {
+        t + usize::from(self.bos.is_none())
+    }
+
+    /// The text in windows of `t` tokens, at most `most`, `rows` at a time; every token, the first too behind a token of its
+    /// own, is a target once.
     pub fn windows(&self, rows: usize, t: usize, most: usize) -> Windows<'_> {
-        let count = self.data.len().saturating_sub(1).checked_div(t).unwrap_or(0).min(most);
+        let count =
+            (self.data.len() + t).saturating_sub(self.needed(t)).checked_div(t).unwrap_or(0).min(most);
         Windows { text: self, rows, t, count, next: 0 }
     }
 
@@ -181,8 +188,7 @@ mod tests {
         let of = |text: &[u8]| Text::new(text.to_vec(), 0).unwrap().fingerprint();
         assert_eq!(of(b"a"), "1 bytes, fnv1a af63dc4c8601ec8c");
         assert_ne!(of(b"ab"), of(b"ba"));
-        let tokens = |tokens: &[u32]| Text::of(tokens.to_vec(), 0).unwrap().fingerprint();
-        assert_eq!(tokens(&[97]), of(b"a"));
+        let tokens = |tokens: &[u32]| Text::of(tokens.to_vec(), false, 0).unwrap().fingerprint();
         assert!(tokens(&[97, 256]).starts_with("2 tokens, fnv1a "));
         // the same to their lowest bytes
         assert_ne!(tokens(&[97, 256]), tokens(&[97, 512]));
@@ -214,8 +220,11 @@ mod tests {
         let text = text(12).with_bos(Some(99));
         let mut windows = text.windows(4, 3, usize::MAX);
         let batch = windows.next_on(&Device::Cpu).unwrap().unwrap();
-        assert_eq!(batch.tokens.to_vec2::<u32>().unwrap(), [[99, 0, 1], [99, 3, 4], [99, 6, 7]]);
-        assert_eq!(batch.targets.to_vec2::<u32>().unwrap(), [[0, 1, 2], [3, 4, 5], [6, 7, 8]]);
+        assert_eq!(batch.tokens.to_vec2::<u32>().unwrap(), [[99, 0, 1], [99, 3, 4], [99, 6, 7], [99, 9, 10]]);
+        assert_eq!(batch.targets.to_vec2::<u32>().unwrap(), [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]);
+        // of a text as long as a window there is one
+        let batch = text.batch(1, 2, (2, 12), &Device::Cpu).unwrap();
+        assert_eq!(batch.targets.to_vec2::<u32>().unwrap(), vec![(0..12).collect::<Vec<u32>>(); 2]);
         let batch = text.batch(1, 2, (5, 4), &Device::Cpu).unwrap();
         let (tokens, targets) =
             (batch.tokens.to_vec2::<u32>().unwrap(), batch.targets.to_vec2::<u32>().unwrap());

@@ -27,8 +27,8 @@ pub struct Checkpoint {
     pub step: u64,
     /// The run.
     pub config: RunConfig,
-    /// What its texts are: those learned from, those held out.
-    pub texts: Vec<String>,
+    /// What it learns from; none where an older program wrote it.
+    pub text: Option<String>,
 }
 
 impl Checkpoint {
@@ -162,6 +162,13 @@ mod tests {
     }
 
     #[test]
+    fn a_header_of_an_older_program_is_read() {
+        let old = serde_json::json!({ "step": 3, "config": RunConfig::default() });
+        let want = Checkpoint { step: 3, ..Checkpoint::default() };
+        assert_eq!(serde_json::from_value::<Checkpoint>(old).unwrap(), want);
+    }
+
+    #[test]
     fn a_checkpoint_brings_everything_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("last.safetensors");
@@ -170,7 +177,7 @@ mod tests {
         let half = Tensor::full(0.5f32, (3, 4), &Device::Cpu).unwrap();
         adam.set_moments("a.weight", &[half.clone(), half.clone()]).unwrap();
         adam.step = 17;
-        let header = Checkpoint { step: 17, config: config.clone(), texts: vec!["a text".into()] };
+        let header = Checkpoint { step: 17, config: config.clone(), text: Some("a text".into()) };
         header.save(&path, &from, &adam).unwrap();
         let to = params(2, 4);
         let mut other = AdamW::new(&to, &TrainConfig::default()).unwrap();

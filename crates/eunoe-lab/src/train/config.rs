@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use eunoe_core::{Error, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use crate::difference;
 use crate::nets::Config;
 use crate::ops::Precision;
 
@@ -98,23 +98,21 @@ impl Default for TrainConfig {
 }
 
 impl RunConfig {
-    /// What keeps this run from going on with `other` after `step` of its steps: the first setting that parameters depend on
-    /// and that is not the same. More steps are none, the rate goes on by their schedule, nor is where the texts lie.
+    /// What keeps this run from going on with `there`: the first setting that parameters depend on and that is not the same.
+    /// More steps are none, the rate goes on by their schedule, nor is where the texts lie.
     ///
     /// # Errors
     /// [`Error::Invalid`] for settings that cannot be written down.
-    pub(super) fn differs(&self, other: &Self, step: u64) -> Result<Option<String>> {
-        if self.train.steps < step {
-            return Ok(Some(format!("`steps`: {step} taken there, {} asked for", self.train.steps)));
-        }
-        let [there, here] = [other, self].map(|config| {
-            let TrainConfig { steps, evaluate_every, evaluate_windows, save_every, .. } = self.train;
+    pub(super) fn difference(&self, there: &Self) -> Result<Option<String>> {
+        let TrainConfig { evaluate_every, evaluate_windows, save_every, .. } = self.train;
+        let [there, here] = [there, self].map(|config| {
+            let steps = config.train.steps.max(self.train.steps);
             let train =
                 TrainConfig { steps, evaluate_every, evaluate_windows, save_every, ..config.train.clone() };
             serde_json::to_value(Self { train, data: Data::default(), ..config.clone() })
                 .map_err(|error| Error::Invalid(error.to_string()))
         });
-        Ok(differs("run", &there?, &here?))
+        Ok(difference("run", &there?, &here?))
     }
 
     /// Reads a file.
@@ -188,17 +186,6 @@ impl RunConfig {
         }
         Ok(())
     }
-}
-
-/// The first thing that is not the same.
-pub(crate) fn differs(name: &str, old: &Value, new: &Value) -> Option<String> {
-    if let (Value::Object(old), Value::Object(new)) = (old, new) {
-        let gone = |key: &&String| !new.contains_key(*key);
-        let keys = new.keys().chain(old.keys().filter(gone));
-        let at = |map: &serde_json::Map<String, Value>, key| map.get(key).cloned().unwrap_or(Value::Null);
-        return keys.into_iter().find_map(|key| differs(key, &at(old, key), &at(new, key)));
-    }
-    (old != new).then(|| format!("`{name}`: {old} there, {new} asked for"))
 }
 
 impl TrainConfig {

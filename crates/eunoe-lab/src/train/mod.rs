@@ -8,7 +8,6 @@ mod run;
 mod step;
 
 pub use checkpoint::{CHECKPOINT, Checkpoint, load_params, read_header, write_whole};
-pub(crate) use config::differs;
 pub use config::{Data, RunConfig, TrainConfig};
 pub use optimizer::{AdamW, Clip, Grads};
 pub use page::page;

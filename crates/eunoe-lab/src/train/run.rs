@@ -9,11 +9,12 @@ use eunoe_model::gguf;
 use eunoe_model::tokenizer::Tokenizer;
 use eunoe_report::MANIFEST;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{CHECKPOINT, Checkpoint, RunConfig, Step, Trainee, read_header};
 use crate::nets::Decoder;
 use crate::streams::{Text, apart};
-use crate::{Ctx, bridge, invalid, ops};
+use crate::{Ctx, bridge, difference, invalid, ops};
 
 /// One line of the metrics.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -73,8 +74,11 @@ pub fn train(
         [] => None,
         files => Some(read(files)?),
     };
-    let texts = [Some(&text), held_out.as_ref()].into_iter().flatten().map(Text::fingerprint).collect();
-    let here = Checkpoint { step: 0, config: config.clone(), texts };
+    if held_out.as_ref().is_some_and(|held_out| held_out.fingerprint() == text.fingerprint()) {
+        let why = "`files` and `held_out` are the same text: what is learned from measures nothing";
+        return Err(Error::Invalid(why.into()));
+    }
+    let here = Checkpoint { step: 0, config: config.clone(), text: Some(text.fingerprint()) };
     let path = folder.join(CHECKPOINT);
     if path.exists() {
         resume(&path, &here, &mut trainee)?;
@@ -110,10 +114,11 @@ pub fn train(
 /// Goes on where a checkpoint stands, if it is one of this run.
 fn resume(path: &Path, here: &Checkpoint, trainee: &mut Trainee) -> Result<()> {
     let there = read_header(path)?;
-    let mut other = here.config.differs(&there.config, there.step)?;
-    if here.texts != there.texts {
-        other = other.or(Some(format!("texts: {} there, {} here", told(&there.texts), told(&here.texts))));
-    }
+    let text = |of: &Checkpoint| Value::from(of.text.clone());
+    let other = match here.config.difference(&there.config)? {
+        None if there.text.is_some() => difference("files", &text(&there), &text(here)),
+        other => other,
+    };
     if let Some(what) = other {
         let path = path.display();
         let why =
@@ -121,10 +126,6 @@ fn resume(path: &Path, here: &Checkpoint, trainee: &mut Trainee) -> Result<()> {
         return Err(Error::Invalid(why));
     }
     Checkpoint::load(path, &trainee.params, &mut trainee.adam).map(|_| ())
-}
-
-fn told(texts: &[String]) -> String {
-    texts.join(" and ")
 }
 
 /// The model that a run begins with, and the tokenizer of its texts where they are not bytes.
@@ -229,14 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn more_steps_other_saves_and_a_moved_text_are_the_same_run() {
+    fn more_steps_other_measures_and_a_moved_text_are_the_same_run() {
         let [folder, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut config = config(folder.path());
         assert!(run(&config, folder.path(), 0).0.is_ok());
         let moved = other.path().join("moved");
         std::fs::rename(&config.data.files[0], &moved).unwrap();
-        config.data.files = vec![moved];
-        config.train = TrainConfig { steps: 9, save_every: 1, evaluate_windows: 3, ..config.train };
+        let held_out = other.path().join("held out");
+        std::fs::write(&held_out, [7; 99]).unwrap();
+        config.data = Data { files: vec![moved], held_out: vec![held_out] };
+        let train = config.train;
+        config.train =
+            TrainConfig { steps: 9, save_every: 1, evaluate_every: 2, evaluate_windows: 3, ..train };
         let (done, told) = run(&config, folder.path(), 0);
         assert!(done.is_ok() && told.starts == [6]);
         assert_eq!(told.rows.iter().map(|row| row.0).collect::<Vec<_>>(), [7, 8, 9]);
@@ -256,19 +261,23 @@ mod tests {
         let why = run(&other, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
         assert!(why.contains("of another run (`d_model`: 8 there, 16 asked for)"), "{why}");
         let mut short = config.clone();
-        short.train.steps = 1;
+        short.train.steps = 5;
         let why = run(&short, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
-        assert!(why.contains("(`steps`: 2 taken there, 1 asked for)"), "{why}");
+        assert!(why.contains("(`steps`: 6 there, 5 asked for)"), "{why}");
         let text = &config.data.files[0];
         let before = std::fs::read(text).unwrap();
         std::fs::write(text, [&before[..1999], b"x"].concat()).unwrap();
         let why = run(&config, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
-        assert!(why.contains("(texts: 2000 bytes, fnv1a "), "{why}");
+        assert!(why.contains("(`files`: \"2000 bytes, fnv1a "), "{why}");
         std::fs::write(text, before).unwrap();
         let mut same = config.clone();
         same.data.held_out = config.data.files.clone();
         let why = run(&same, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
         assert!(why.contains("is in `files` and in `held_out`"), "{why}");
+        same.data.held_out = vec![folder.path().join("copy")];
+        std::fs::copy(&config.data.files[0], &same.data.held_out[0]).unwrap();
+        let why = run(&same, folder.path(), 0).0.map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains("are the same text"), "{why}");
         assert_eq!(std::fs::read(&path).unwrap(), saved);
         // the first step is taken and saved, and leads nowhere
         let train = TrainConfig { lr: 1e30, clip: 0.0, save_every: 1, ..config.train.clone() };

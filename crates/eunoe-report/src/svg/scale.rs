@@ -35,7 +35,7 @@ pub struct Axis {
 impl Axis {
     /// An axis over all `values`, a little wider; those that it cannot show do not count.
     pub fn over(label: &str, kind: Kind, values: impl Iterator<Item = f64>) -> Self {
-        let values = values.filter(|value| value.is_finite() && (!kind.is_log() || *value > 0.0));
+        let values = values.filter(|value| kind.shows(*value));
         let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
         let (low, high) = if low > high { (1.0, 1.0) } else { (low, high) };
         let range = if kind.is_log() {
@@ -55,7 +55,7 @@ impl Axis {
 
     /// Whether the axis can show a value.
     pub(super) fn holds(&self, value: f64) -> bool {
-        value.is_finite() && (!self.kind.is_log() || value > 0.0)
+        self.kind.shows(value)
     }
 
     /// Where a value stands between `from` (lowest) and `to` (highest); values outside stand at the ends.
@@ -91,6 +91,12 @@ impl Axis {
 impl Kind {
     fn is_log(self) -> bool {
         matches!(self, Self::Bytes | Self::Tokens | Self::Seconds | Self::Log)
+    }
+
+    /// Whether a value can stand on an axis: what is out of all proportion would leave no numbers for what is around it.
+    fn shows(self, value: f64) -> bool {
+        const FAR: f64 = 1e150;
+        value.abs() < FAR && (!self.is_log() || value > 1.0 / FAR)
     }
 
     fn text(self, value: f64) -> String {
@@ -144,6 +150,17 @@ mod tests {
         let linear = Axis::new("", Kind::Score, [0.0, 1.0]);
         assert_eq!((linear.place(0.25, 200.0, 0.0), linear.place(-1.0, 200.0, 0.0)), (150.0, 200.0));
         assert_eq!(Axis::new("", Kind::Score, [1.0, 1.0]).place(1.0, 0.0, 10.0), 5.0);
+    }
+
+    #[test]
+    fn what_is_out_of_all_proportion_does_not_count() {
+        for kind in [Kind::Tokens, Kind::Seconds, Kind::Score] {
+            let sane = Axis::over("", kind, [2.0, 8.0].into_iter());
+            let wild = [1e300, 2.0, f64::MAX, 8.0, f64::NAN, f64::INFINITY];
+            assert_eq!(Axis::over("", kind, wild.into_iter()).ticks(6), sane.ticks(6));
+            assert!(!sane.holds(1e300) && sane.holds(4.0));
+        }
+        assert!(!Axis::over("", Kind::Log, [1e-300].into_iter()).holds(1e-300));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use eunoe_report::parts::{Cell as Item, Table};
 use eunoe_report::svg::{Axis, Curve, Form, Kind, Look, Plot, Point};
 use eunoe_report::units::{bytes, count, counted, seconds};
 
-use super::{Ended, Line, Manifest, Record, Settings};
+use super::{Ended, FIRST, Line, Manifest, Record, Settings};
 use crate::bench::grid::mean_sd;
 use crate::bench::page::{Chart, Head, Page, Part, spread};
 use crate::streams::MqarShape;
@@ -38,7 +38,9 @@ impl<'a> Best<'a> {
             let found: Vec<&Line> = lines.iter().filter(is_of).collect();
             match found.len() as u64 == settings.seeds {
                 true => Ok(found),
-                false => Err(Error::Invalid(format!("the grid is not complete: `{mixer}` at rate {lr}"))),
+                false => Err(Error::Invalid(format!(
+                    "the grid is not complete: `{mixer}` at rate {lr}; the command that began it goes on"
+                ))),
             }
         };
         let score = |lr: &f64| {
@@ -84,6 +86,7 @@ impl<'a> Report<'a> {
     /// [`Error::Invalid`] where a line is missing.
     pub fn new(manifest: &'a Manifest<Record>, lines: &'a [Line]) -> Result<Self> {
         let grid = &manifest.settings.grid;
+        grid.check()?;
         let best = grid.mixers.iter().map(|mixer| Best::of(grid, mixer, lines));
         let of_first =
             |line: &&Line| grid.shapes.first().is_some_and(|s| (line.t, line.pairs) == (s.t, s.pairs));
@@ -203,7 +206,7 @@ impl Page for Report<'_> {
     }
 
     fn how(&self) -> Vec<String> {
-        let (grid, Record { model, train, .. }) = (self.grid(), &self.manifest.settings);
+        let (grid, train) = (self.grid(), &self.manifest.settings.train);
         let machine = &self.manifest.machine;
         let task = format!(
             "Task: N keys and their values stand at the start of a text of T tokens (vocabulary {}); then each key comes \
@@ -216,7 +219,7 @@ impl Page for Report<'_> {
              to the embedding.",
             grid.d_model,
             counted(grid.heads, "head"),
-            model.mixers[0]
+            FIRST
         );
         let rates: Vec<String> = grid.lrs.iter().map(f64::to_string).collect();
         let training = format!(
@@ -373,5 +376,9 @@ mod tests {
         let manifest = manifest(&settings);
         let error = Report::new(&manifest, &lines).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("the grid is not complete: `aaren` at rate 0.2"), "{error}");
+        let mut hostile = manifest;
+        hostile.settings.grid.batch = 0;
+        let error = Report::new(&hostile, &lines).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("`batch` must be from 1"), "{error}");
     }
 }

@@ -75,7 +75,10 @@ impl<'a> Best<'a> {
         let own = |lr: f64| lines.iter().filter(move |line| line.mixer == pattern && line.lr == lr);
         let seeds: Vec<&Line> = own(lr).filter(|line| line.seed < settings.seeds).collect();
         if seeds.len() as u64 != settings.seeds {
-            return Err(Error::Invalid(format!("the grid is not complete: `{pattern}` at rate {lr}")));
+            let (have, want) = (seeds.len(), settings.seeds);
+            return Err(Error::Invalid(format!(
+                "`{pattern}` at rate {lr} was trained {have} times of {want}: the command that began the grid goes on"
+            )));
         }
         let valid = |lr: &f64| own(*lr).find(|line| line.seed == 0).and_then(|line| line.valid);
         Ok(Self {
@@ -126,6 +129,7 @@ impl<'a> Report<'a> {
     /// [`Error::Invalid`] where a line is missing.
     pub fn new(manifest: &'a Manifest<Record>, lines: &'a [Line]) -> Result<Self> {
         let grid = &manifest.settings.grid;
+        grid.check()?;
         let best = grid.patterns.iter().map(|pattern| Best::of(grid, pattern, lines));
         Ok(Self { manifest, best: best.collect::<Result<_>>()?, lines })
     }

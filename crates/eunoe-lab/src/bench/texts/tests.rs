@@ -1,6 +1,6 @@
 use super::*;
 use crate::bench::grid::Silent;
-use crate::bench::{ALL, All, Page as _, open, together};
+use crate::bench::{Page as _, together, write};
 use crate::device::Devices;
 use eunoe_report::{ITEMS, MANIFEST};
 
@@ -80,6 +80,15 @@ fn a_line_says_what_was_measured() {
 }
 
 #[test]
+fn the_smallest_forms_can_be_run() {
+    for settings in [Settings::books(), Settings::sinks(), Settings::chorales()] {
+        let quick = settings.clone().quick();
+        quick.check().unwrap();
+        assert!(quick.trainings() == settings.patterns.len() && quick.train.steps < settings.train.steps);
+    }
+}
+
+#[test]
 fn patterns_have_as_many_parameters_as_the_first() {
     let settings = Settings::books();
     let count = |pattern: &str| {
@@ -111,6 +120,7 @@ fn what_cannot_be_run_is_refused_before_training() {
             short(Text::new(vec![0; 64], 0).unwrap()),
             "the texts of `test` have 64 bytes; a window needs 65",
         ),
+        (tiny(), short(texts().valid), "are the same text"),
         (
             Settings { model: Config { d_ff: 1, ..tiny().model }, ..patterns("titans(wiring=mag)") },
             texts(),
@@ -126,9 +136,6 @@ fn what_cannot_be_run_is_refused_before_training() {
 #[test]
 fn a_training_that_diverges_is_a_result() {
     let dir = tempfile::tempdir().unwrap();
-    let devices = Devices::parse("cpu").unwrap();
-    let all = Manifest::here(ALL, All { quick: true }, Workers { count: 1, devices: &devices });
-    let (folder, ..) = Folder::open::<_, String>(dir.path(), all).unwrap();
     let here = dir.path().join("books");
     let settings = Settings { lrs: vec![1e30], seeds: 1, ..tiny() };
     let (manifest, lines) = grid(&settings, &texts(), &here).unwrap();
@@ -138,21 +145,21 @@ fn a_training_that_diverges_is_a_result() {
         page.contains("| softmax\\_attention | – | 1 diverged | 1000000000000000000000000000000 |"),
         "{page}"
     );
+    for wrong in [
+        Settings { lrs: Vec::new(), ..settings.clone() },
+        Settings { seeds: 0, ..settings.clone() },
+        Settings { seeds: 2, ..settings.clone() },
+    ] {
+        let mut hostile = manifest.clone();
+        hostile.settings.grid = wrong;
+        assert!(Report::new(&hostile, &lines).is_err());
+    }
     // a page of several folders has the parts of each under names of their own
     let both = together("Both", &[here.clone(), here.clone()]).unwrap();
     assert!(both.contains("<section id=\"1-loss\"") && both.contains("<section id=\"2-loss\""));
     assert!(both.contains("Books, byte by byte: Loss"));
-    open(&here, &mut |dir, page| page.write(dir).map(|_| ())).unwrap();
+    assert_eq!(write(&here).unwrap(), [here.join("report.md")]);
     assert_eq!(std::fs::read_to_string(here.join("report.md")).unwrap(), page);
-    // and so has one of a folder of folders
-    folder.add(&["books"]).unwrap();
-    assert_eq!(together("Both", &[dir.path().to_owned(), here.clone()]).unwrap(), both);
-    // whose folders are in it
-    for name in ["..", "books/..", "", "/"] {
-        std::fs::write(dir.path().join(ITEMS), format!("{name:?}\n")).unwrap();
-        let error = together("All", &[dir.path().to_owned()]).unwrap_err().to_string();
-        assert!(error.contains(&format!("`{name}` is no folder in it")), "{error}");
-    }
     std::fs::write(here.join(MANIFEST), "{\"benchmark\": \"other\"}").unwrap();
     let error = together("Both", &[here]).unwrap_err().to_string();
     assert!(error.contains("not a benchmark of the lab"), "{error}");

@@ -25,6 +25,7 @@ impl<'a> Report<'a> {
     pub fn new(manifest: &'a Manifest<Settings>, rows: &'a [Row]) -> Result<Self> {
         let report = Self { manifest, rows };
         let grid = report.grid();
+        grid.check()?;
         for (mixer, phase, at) in grid.mixers.iter().flat_map(|mixer| {
             let training = grid.lengths.iter().map(move |at| (mixer, Phase::Training, *at));
             training.chain(grid.positions.iter().map(move |at| (mixer, Phase::Decode, *at)))

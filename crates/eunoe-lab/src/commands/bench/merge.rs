@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use eunoe_lab::bench::{merge, open};
+use eunoe_lab::bench::{merge, write};
 use serde::Serialize;
 
 use crate::commands::out;
@@ -31,13 +31,9 @@ struct Done {
 /// Runs the command.
 ///
 /// # Errors
-/// Those of [`merge`] and of [`open`]: the whole is kept where trainings are missing, and its own command goes on with it.
+/// Those of [`merge`] and of [`write`]: the whole is kept where trainings are missing, and its own command goes on with it.
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     merge(&args.parts, &args.out)?;
-    let mut report = PathBuf::new();
-    open(&args.out, &mut |dir, page| {
-        report = page.write(dir)?;
-        Ok(())
-    })?;
+    let report = write(&args.out)?.remove(0);
     if json { out::json(&Done { report }) } else { out::line(&format!("`{}`", report.display())) }
 }

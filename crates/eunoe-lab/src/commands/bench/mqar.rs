@@ -9,6 +9,7 @@ use eunoe_lab::device::Devices;
 use eunoe_lab::streams::MqarShape;
 use serde::Serialize;
 
+use super::AtATime;
 use crate::commands::bars::Bars;
 use crate::commands::out;
 
@@ -63,9 +64,8 @@ pub(crate) struct Args {
     /// Trainings per rate
     #[arg(long)]
     seeds: Option<u64>,
-    /// Trainings at a time, by default one per device; changes no result
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: Option<u16>,
+    #[command(flatten)]
+    at_a_time: AtATime,
 }
 
 /// Settings as options.
@@ -90,14 +90,9 @@ fn shape(text: &str) -> Result<MqarShape, String> {
     Ok(MqarShape { t, pairs })
 }
 
-/// In full, or in its smallest form.
-pub(super) fn preset(quick: bool) -> Settings {
-    if quick { Settings::quick() } else { Settings::default() }
-}
-
 impl Args {
     fn settings(&self) -> Settings {
-        let base = preset(self.quick);
+        let base = Settings::preset(self.quick);
         Settings {
             mixers: super::phrases(self.mixers.as_deref()).unwrap_or(base.mixers),
             vocab: self.vocab.unwrap_or(base.vocab),
@@ -144,7 +139,7 @@ pub(super) fn grid(
 /// Those of [`mqar::run`], and a report that cannot be written.
 pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     let settings = args.settings();
-    let (manifest, lines) = grid(&settings, &args.out, Workers::new(args.workers, devices))?;
+    let (manifest, lines) = grid(&settings, &args.out, args.at_a_time.on(devices))?;
     let report = Report::new(&manifest, &lines)?;
     let path = report.write(&args.out)?;
     if json {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use eunoe_lab::bench::{open, together};
+use eunoe_lab::bench::{self, TITLE, together};
 use eunoe_lab::train::write_whole;
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// What stands above it
-    #[arg(long, default_value = "The lab")]
+    #[arg(long, default_value = TITLE)]
     title: String,
 }
 
@@ -31,7 +31,7 @@ struct Done {
 /// Runs the command.
 ///
 /// # Errors
-/// Those of [`together`] and [`open`], and a page that cannot be written.
+/// Those of [`together`] and [`bench::write`], and a page that cannot be written.
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let mut reports = Vec::new();
     match &args.out {
@@ -45,10 +45,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         }
         None => {
             for dir in &args.folders {
-                open(dir, &mut |dir, page| {
-                    reports.push(page.write(dir)?);
-                    Ok(())
-                })?;
+                reports.extend(bench::write(dir)?);
             }
         }
     }

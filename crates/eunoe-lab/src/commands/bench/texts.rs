@@ -9,12 +9,13 @@ use eunoe_lab::device::Devices;
 use eunoe_lab::streams::{self, Text};
 use serde::Serialize;
 
+use super::AtATime;
 use crate::commands::bars::Bars;
 use crate::commands::out;
 
 /// Language models of books, byte by byte: what each pattern of mixers loses at equal parameters, steps and search
 #[derive(Debug, clap::Args)]
-#[command(after_help = told(&Settings::books()) + "
+#[command(after_help = presets(&Settings::books()) + "
 Examples:
   eunoe-lab bench books --train a.txt b.txt --valid c.txt --test d.txt --out books --device cuda
   eunoe-lab bench books --train a.txt --valid b.txt --test c.txt --out small --steps 300 --batch 8 --seq-len 256 \\
@@ -28,7 +29,7 @@ pub(crate) struct Books {
 
 /// When attention sinks emerge: the share of heads that attend to the first token, over training
 #[derive(Debug, clap::Args)]
-#[command(after_help = told(&Settings::sinks()))]
+#[command(after_help = presets(&Settings::sinks()))]
 pub(crate) struct Sinks {
     #[command(flatten)]
     files: Files,
@@ -38,7 +39,7 @@ pub(crate) struct Sinks {
 
 /// Chorales for four voices, note by note: relative positions beside rotary ones
 #[derive(Debug, clap::Args)]
-#[command(after_help = told(&Settings::chorales()))]
+#[command(after_help = presets(&Settings::chorales()))]
 pub(crate) struct Chorales {
     /// JSON with `train`, `valid`, `test`: lists of pieces, a piece a list of frames, a frame up to four MIDI pitches
     #[arg(long)]
@@ -47,12 +48,16 @@ pub(crate) struct Chorales {
     options: Options,
 }
 
+/// A preset in both forms.
+fn presets(settings: &Settings) -> String {
+    format!("Without options:\n{}\nWith --quick:\n{}", told(settings), told(&settings.clone().quick()))
+}
+
 /// A preset as options.
 fn told(settings: &Settings) -> String {
     let Settings { model, train, seeds, points, beyond, .. } = settings;
     format!(
-        "Without options:
-  --patterns '{}'
+        "  --patterns '{}'
   --d-model {} --layers {} --heads {} --d-ff {} --steps {} --batch {} --seq-len {}
   --lrs {} --weight-decay {} --seeds {seeds} --points {points} --beyond {beyond}
 ",
@@ -91,7 +96,7 @@ struct Options {
     /// Folder of the results and the report
     #[arg(long)]
     out: PathBuf,
-    /// Small models, a minute or two each; options below change either
+    /// Small models and few steps; what takes time is to measure long texts. Options below change either
     #[arg(long)]
     quick: bool,
     /// Patterns of mixers, `;` between them: a phrase per layer with `+` between, repeated; the first is the reference
@@ -133,9 +138,8 @@ struct Options {
     /// Test texts are read on to this many windows from one start
     #[arg(long)]
     beyond: Option<usize>,
-    /// Trainings at a time, by default one per device; changes no result
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: Option<u16>,
+    #[command(flatten)]
+    at_a_time: AtATime,
 }
 
 impl Options {
@@ -169,7 +173,7 @@ impl Options {
     /// Runs a grid and writes its report.
     fn run(&self, base: Settings, texts: &Texts, devices: &Devices, json: bool) -> Result<()> {
         let settings = self.on(base);
-        let (manifest, lines) = grid(&settings, texts, &self.out, Workers::new(self.workers, devices))?;
+        let (manifest, lines) = grid(&settings, texts, &self.out, self.at_a_time.on(devices))?;
         let report = Report::new(&manifest, &lines)?;
         let path = report.write(&self.out)?;
         if json {

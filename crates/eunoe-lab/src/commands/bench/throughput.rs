@@ -58,14 +58,9 @@ fn told(settings: &Settings) -> String {
     )
 }
 
-/// In full, or in its smallest form.
-pub(super) fn preset(quick: bool) -> Settings {
-    if quick { Settings::quick() } else { Settings::default() }
-}
-
 impl Args {
     fn settings(&self) -> Settings {
-        let base = preset(self.quick);
+        let base = Settings::preset(self.quick);
         Settings {
             mixers: super::phrases(self.mixers.as_deref()).unwrap_or(base.mixers),
             d_model: self.d_model.unwrap_or(base.d_model),
@@ -85,10 +80,10 @@ struct Document<'a> {
     slopes: Vec<(&'a str, Option<f64>)>,
 }
 
-/// Measures what is not yet there, with a bar.
+/// Measures, with a bar: what is not yet in a folder, or all of it.
 ///
 /// # Errors
-/// Those of [`throughput::run`].
+/// Those of [`throughput::run`] and [`throughput::measure`].
 pub(super) fn grid(
     settings: &Settings,
     dir: Option<&Path>,
