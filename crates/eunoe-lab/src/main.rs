@@ -17,7 +17,7 @@ use eunoe_lab::device::Devices;
   eunoe-lab train run.toml --out runs/first    train a model; the same command goes on after a stop
   eunoe-lab eval runs/first --file book.txt    its loss on a text
   eunoe-lab bench mqar --quick --out recall    which mixers find again what they were told
-  eunoe-lab bench all --quick --out lab        every benchmark, small, and one page of them
+  eunoe-lab bench all --quick --out lab        recall and throughput, small, on one page
   eunoe-lab export runs/first --out folder     softmax attention as a model that `eunoe` runs"
 )]
 struct Cli {
