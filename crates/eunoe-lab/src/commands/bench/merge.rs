@@ -34,6 +34,6 @@ struct Done {
 /// Those of [`merge`] and of [`write`]: the whole is kept where trainings are missing, and its own command goes on with it.
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     merge(&args.parts, &args.out)?;
-    let report = write(&args.out)?.remove(0);
+    let report = write(&args.out)?.into_iter().next().unwrap_or_default();
     if json { out::json(&Done { report }) } else { out::line(&format!("`{}`", report.display())) }
 }
