@@ -41,6 +41,8 @@ pub trait Progress: Sync {
     fn step(&self, worker: usize, step: u64, loss: f64);
     /// It measured the model on what is never trained on: what was measured, and the value.
     fn valid(&self, worker: usize, what: &'static str, value: f64);
+    /// It read a batch of what it measures the model on.
+    fn measures(&self) {}
     /// It ended after `steps` steps, and its lines are kept.
     fn ends(&self, worker: usize, steps: u64);
 }
@@ -55,6 +57,10 @@ pub(super) struct Told<'p> {
 impl Told<'_> {
     pub(super) fn step(self, step: u64, loss: f64) {
         self.progress.step(self.worker, step, loss);
+    }
+
+    pub(super) fn measures(self) {
+        self.progress.measures();
     }
 
     pub(super) fn valid(self, what: &'static str, value: f64) {

@@ -154,7 +154,8 @@ impl Settings {
     pub fn quick(self) -> Self {
         let model = Config { d_model: 64, layers: 3, heads: 2, d_ff: 176, ..self.model };
         let train = TrainConfig { steps: 60, batch: 4, seq_len: 64, ..self.train };
-        Self { model, train, lrs: vec![3e-3], seeds: 1, points: 3, windows: 16, beyond: 4, ..self }
+        let title = format!("{}, in small", self.title);
+        Self { title, model, train, lrs: vec![3e-3], seeds: 1, points: 3, windows: 16, beyond: 4, ..self }
     }
 
     /// Refuses what cannot be run, before anything is trained.

@@ -90,7 +90,7 @@ impl Settings {
         if let Some(length) = self.lengths.iter().find(|length| !self.tokens.is_multiple_of(**length)) {
             let tokens = self.tokens;
             return wrong(format!(
-                "a batch of {tokens} tokens is no whole texts of {length}: choose a multiple"
+                "`tokens` is {tokens}, which is no whole number of texts of {length}: choose a multiple"
             ));
         }
         let mut seen = HashSet::new();
@@ -349,7 +349,10 @@ mod tests {
             ),
             (Settings { turns: usize::MAX, ..settings.clone() }, "turns must be from 1"),
             (Settings { lengths: vec![0], ..settings.clone() }, "lengths, tokens and turns"),
-            (Settings { lengths: vec![8, 12], ..settings.clone() }, "32 tokens is no whole texts of 12"),
+            (
+                Settings { lengths: vec![8, 12], ..settings.clone() },
+                "`tokens` is 32, which is no whole number of texts of 12",
+            ),
             (Settings { lengths: vec![8, 8], ..settings.clone() }, "`T 8` is there twice"),
         ] {
             let got = measure(&wrong, &Device::Cpu, &mut |_| ()).unwrap_err().to_string();

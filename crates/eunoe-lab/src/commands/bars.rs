@@ -39,6 +39,17 @@ impl Bars {
     pub(super) fn clear(&self) -> Result<()> {
         self.all.clear().context("standard error failed")
     }
+
+    fn stop_if_asked(&self) {
+        if self.stop.load(Ordering::Relaxed) {
+            let _ = self.clear();
+            let (done, all) = (self.done.load(Ordering::Relaxed), self.trainings);
+            out::note(&format!(
+                "stopped: {done} of {all} trainings are kept; the same command goes on with the others"
+            ));
+            std::process::exit(130);
+        }
+    }
 }
 
 impl Progress for Bars {
@@ -60,14 +71,11 @@ impl Progress for Bars {
         self.workers[worker].set_position(step);
         self.workers[worker].set_message(format!(": loss {loss:.3}"));
         self.grid.inc(1);
-        if self.stop.load(Ordering::Relaxed) {
-            let _ = self.clear();
-            let (done, all) = (self.done.load(Ordering::Relaxed), self.trainings);
-            out::note(&format!(
-                "stopped: {done} of {all} trainings are kept; the same command goes on with the others"
-            ));
-            std::process::exit(130);
-        }
+        self.stop_if_asked();
+    }
+
+    fn measures(&self) {
+        self.stop_if_asked();
     }
 
     fn valid(&self, worker: usize, what: &'static str, value: f64) {

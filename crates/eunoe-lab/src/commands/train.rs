@@ -50,7 +50,8 @@ pub(crate) fn run(args: &Args, device: &Device, json: bool) -> Result<()> {
     if matches!(trained, Err(eunoe_core::Error::Interrupted)) {
         told.page(&config)?;
         let step = told.last.map_or(0, |row| row.step);
-        bail!("interrupted after step {step}, which is saved: the same command goes on");
+        out::note(&format!("stopped after step {step}, which is saved: the same command goes on"));
+        std::process::exit(130);
     }
     trained?;
     told.page(&config)?;

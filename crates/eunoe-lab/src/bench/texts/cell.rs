@@ -35,7 +35,7 @@ pub(super) fn train(
         let taken = trainee.adam.step;
         told.step(taken, step.loss);
         if taken == 1 || taken.is_multiple_of(every) || taken == config.steps {
-            let point = point(settings, texts, &trainee, device).map_err(invalid)?;
+            let point = point(settings, texts, &trainee, device, told).map_err(invalid)?;
             told.valid("loss", point.valid.unwrap_or(f64::NAN));
             curve.push(point);
         }
@@ -61,15 +61,21 @@ pub(super) fn train(
         seconds: 0.0,
     };
     if ended == Ended::Steps {
-        finish(settings, texts, &trainee.model, device, &mut line).map_err(invalid)?;
+        finish(settings, texts, &trainee.model, device, &mut line, told).map_err(invalid)?;
     }
     line.seconds = start.elapsed().as_secs_f64();
     Ok(line)
 }
 
-fn point(settings: &Settings, texts: &Texts, trainee: &Trainee, device: &Device) -> crate::Result<Point> {
+fn point(
+    settings: &Settings,
+    texts: &Texts,
+    trainee: &Trainee,
+    device: &Device,
+    told: Told<'_>,
+) -> crate::Result<Point> {
     let t = settings.train.seq_len;
-    let valid = mean(&by_position(&trainee.model, &texts.valid, (t, t), settings.windows, device)?);
+    let valid = mean(&by_position(&trainee.model, &texts.valid, (t, t), settings.windows, device, told)?);
     let sinks = sinks(&trainee.model, &texts.valid, device)?;
     let of = |value: fn(Sinks) -> f64| sinks.map(value);
     let (sink, first, applied) = (of(|s| s.share), of(|s| s.mean), of(|s| s.applied));
@@ -83,9 +89,10 @@ fn finish(
     model: &Decoder,
     device: &Device,
     line: &mut Line,
+    told: Told<'_>,
 ) -> crate::Result<()> {
     let t = settings.train.seq_len;
-    let all = |text, t, piece| by_position(model, text, (t, piece), usize::MAX, device);
+    let all = |text, t, piece| by_position(model, text, (t, piece), usize::MAX, device, told);
     line.valid = mean(&all(&texts.valid, t, t)?);
     line.test = mean(&all(&texts.test, t, t)?);
     let long = all(&texts.test, t * settings.beyond, t)?;

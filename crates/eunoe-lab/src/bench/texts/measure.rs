@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::bench::grid::Told;
 use crate::nets::Decoder;
 use crate::streams::{Batch, Text};
 use crate::{Ctx, Result, State, ops};
@@ -23,6 +24,7 @@ pub(super) fn by_position(
     (t, piece): (usize, usize),
     most: usize,
     device: &Device,
+    told: Told<'_>,
 ) -> Result<Vec<f64>> {
     let (mut sums, mut count) = (vec![0.0; t], 0);
     let mut windows = text.windows((ROWS * piece / t).max(1), t, most);
@@ -40,6 +42,7 @@ pub(super) fn by_position(
             }
         }
         count += tokens.dim(0)?;
+        told.measures();
     }
     Ok(sums.into_iter().map(|sum| sum / count.max(1) as f64).collect())
 }
@@ -97,6 +100,7 @@ fn first_column(weights: &Tensor) -> Result<[Vec<f64>; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::grid::Silent;
     use crate::nets::{Config, Params};
 
     #[test]
@@ -139,8 +143,9 @@ mod tests {
     fn a_carried_state_gives_the_losses_of_one_piece() {
         let text = Text::new((0..=255).cycle().take(500).collect(), 0).unwrap();
         let model = model("softmax_attention");
-        let whole = by_position(&model, &text, (48, 48), 9, &Device::Cpu).unwrap();
-        let pieces = by_position(&model, &text, (48, 20), 9, &Device::Cpu).unwrap();
+        let told = Told { worker: 0, progress: &Silent };
+        let whole = by_position(&model, &text, (48, 48), 9, &Device::Cpu, told).unwrap();
+        let pieces = by_position(&model, &text, (48, 20), 9, &Device::Cpu, told).unwrap();
         let far = whole.iter().zip(&pieces).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(whole.len() == 48 && far < 1e-5, "{far}");
         let total = crate::train::evaluate(&model, &text, 48, 9, &Device::Cpu).unwrap();

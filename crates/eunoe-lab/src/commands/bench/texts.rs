@@ -182,12 +182,11 @@ impl Options {
         for best in &report.best {
             let (mean, sd) = best.test();
             let sd = sd.map_or(String::new(), |sd| format!(" ± {sd:.3}"));
-            out::line(&format!(
-                "{:56} {mean:.3}{sd} {} per {}",
-                best.pattern,
-                settings.unit.name(),
-                settings.symbol
-            ))?;
+            let told = match mean.is_finite() {
+                true => format!("{mean:.3}{sd} {} per {}", settings.unit.name(), settings.symbol),
+                false => "diverged".into(),
+            };
+            out::line(&format!("{:56} {told}", best.pattern))?;
         }
         out::line(&format!("`{}`", path.display()))
     }
