@@ -155,10 +155,7 @@ pub fn together(title: &str, dirs: &[PathBuf]) -> Result<String> {
 /// # Errors
 /// [`Error::Invalid`] for a folder without one, and those of `then`.
 pub fn open(dir: &Path, then: &mut dyn FnMut(&Path, &dyn Page) -> Result<()>) -> Result<()> {
-    let path = dir.join(MANIFEST);
-    let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
-    let wrong = |why: String| Error::Invalid(format!("`{}`: {why}", path.display()));
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let value = manifest(dir)?;
     match value["benchmark"].as_str() {
         Some("mqar") => {
             let (manifest, lines) = read(dir, value)?;
@@ -176,8 +173,20 @@ pub fn open(dir: &Path, then: &mut dyn FnMut(&Path, &dyn Page) -> Result<()>) ->
             let (_, names): (Manifest<AllSettings>, Vec<String>) = read(dir, value)?;
             all::ordered(dir, &names)?.into_iter().try_for_each(|name| open(&dir.join(name), then))
         }
-        other => Err(wrong(format!("not a benchmark of the lab ({})", other.unwrap_or("it has no name")))),
+        other => {
+            let name = other.unwrap_or("it has no name");
+            Err(Error::Invalid(format!(
+                "`{}`: not a benchmark of the lab ({name})",
+                dir.join(MANIFEST).display()
+            )))
+        }
     }
+}
+
+fn manifest(dir: &Path) -> Result<Value> {
+    let path = dir.join(MANIFEST);
+    let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
+    serde_json::from_slice(&bytes).map_err(|error| Error::Invalid(format!("`{}`: {error}", path.display())))
 }
 
 /// Writes the report of the benchmark in a folder, or those of its folders and the page of all; the paths of what was written,
@@ -191,7 +200,7 @@ pub fn write(dir: &Path) -> Result<Vec<PathBuf>> {
         paths.push(page.write(here)?);
         Ok(())
     })?;
-    if paths.first().is_some_and(|path| path.parent() != Some(dir)) {
+    if manifest(dir)?["benchmark"] == ALL {
         let page = dir.join(PAGE);
         write_whole(&page, together(TITLE, &[dir.to_owned()])?.as_bytes())?;
         paths.push(page);

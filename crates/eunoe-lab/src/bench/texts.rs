@@ -318,16 +318,14 @@ pub struct Line {
 /// Those of [`Settings::check`], and texts shorter than their windows.
 pub fn check(settings: &Settings, texts: &Texts) -> Result<()> {
     settings.check()?;
-    let own = [&texts.train, &texts.valid, &texts.test].map(Text::fingerprint);
-    if own[0] == own[1] || own[1] == own[2] || own[2] == own[0] {
+    let Texts { train, valid, test, .. } = texts;
+    if train == valid || valid == test || test == train {
         let why =
             "two of `train`, `valid` and `test` are the same text: what is learned from measures nothing";
         return Err(Error::Invalid(why.into()));
     }
     let t = settings.train.seq_len;
-    for (name, text, t) in
-        [("train", &texts.train, t), ("valid", &texts.valid, t), ("test", &texts.test, t * settings.beyond)]
-    {
+    for (name, text, t) in [("train", train, t), ("valid", valid, t), ("test", test, t * settings.beyond)] {
         let (have, need) = (text.len(), text.needed(t));
         if have < need {
             let symbol = &settings.symbol;

@@ -10,7 +10,7 @@ use eunoe_model::tokenizer::Tokenizer;
 use super::{Batch, rng};
 
 /// The tokens of some files, one behind the other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     data: Vec<u32>,
     /// What one token is: a byte, or one of a tokenizer.

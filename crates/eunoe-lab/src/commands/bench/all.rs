@@ -114,6 +114,7 @@ pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
     }
     let manifest = Manifest::here(ALL, AllSettings { quick: args.quick }, work.workers);
     let (folder, _, mut ended) = Folder::open::<_, String>(&args.out, manifest)?;
+    let mut reports = Vec::new();
     for name in NAMES {
         let is_there = ended.iter().any(|line| line == name);
         if let Some(files) = work.lacks(name) {
@@ -127,14 +128,13 @@ pub(crate) fn run(args: &Args, devices: &Devices, json: bool) -> Result<()> {
         if !is_there {
             folder.add(&[name])?;
             ended.push(name.to_owned());
-            bench::write(&args.out)?;
         }
+        reports = bench::write(&args.out)?;
         if commands::stop_asked()?.load(Ordering::Relaxed) {
             out::note(&format!("stopped behind {name}: the same command goes on"));
             std::process::exit(130);
         }
     }
-    let mut reports = bench::write(&args.out)?;
     if json {
         let page = reports.pop().unwrap_or_default();
         return out::json(&Done { page, reports });
