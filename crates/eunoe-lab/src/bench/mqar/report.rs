@@ -83,7 +83,7 @@ impl<'a> Report<'a> {
     /// Of all lines of a grid.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a line is missing.
+    /// [`Error::Invalid`] where a line is missing, and settings that cannot be run.
     pub fn new(manifest: &'a Manifest<Record>, lines: &'a [Line]) -> Result<Self> {
         let grid = &manifest.settings.grid;
         grid.check()?;

@@ -60,7 +60,7 @@ pub(super) struct Sinks {
     pub(super) share: f64,
     /// Mean weight of all heads.
     pub(super) mean: f64,
-    /// The same of the weights as values are multiplied by them.
+    /// The same of the sizes of the weights that values are multiplied by.
     pub(super) applied: f64,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn sinks(model: &Decoder, text: &Text, device: &Device) -> Result<Opt
     Ok(mean(&heads).zip(mean(&applied)).map(|(mean, applied)| Sinks { share, mean, applied }))
 }
 
-/// Mean weight of the first key over all rows, per sequence and head, of weights `[b, h, t, t]`: as a share of all weights,
+/// Mean size of the first key's weight over all rows, per sequence and head, of weights `[b, h, t, t]`: as a share of all sizes,
 /// and as it is.
 fn first_column(weights: &Tensor) -> Result<[Vec<f64>; 2]> {
     let sizes = weights.detach().abs()?.to_dtype(DType::F32)?;

@@ -77,7 +77,8 @@ impl<'a> Best<'a> {
         if seeds.len() as u64 != settings.seeds {
             let (have, want) = (seeds.len(), settings.seeds);
             return Err(Error::Invalid(format!(
-                "`{pattern}` at rate {lr} was trained {have} times of {want}: the command that began the grid goes on"
+                "`{pattern}` at rate {lr} was trained {have} times of {want}: the command that began the grid goes on where \
+                 lines are missing; take out of `items.jsonl` what stands there twice"
             )));
         }
         let valid = |lr: &f64| own(*lr).find(|line| line.seed == 0).and_then(|line| line.valid);
@@ -126,7 +127,7 @@ impl<'a> Report<'a> {
     /// Of all lines of a grid.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a line is missing.
+    /// [`Error::Invalid`] where a line is missing, and settings that cannot be run.
     pub fn new(manifest: &'a Manifest<Record>, lines: &'a [Line]) -> Result<Self> {
         let grid = &manifest.settings.grid;
         grid.check()?;

@@ -21,7 +21,7 @@ impl<'a> Report<'a> {
     /// Of all rows.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where one is missing.
+    /// [`Error::Invalid`] where one is missing, and settings that cannot be run.
     pub fn new(manifest: &'a Manifest<Settings>, rows: &'a [Row]) -> Result<Self> {
         let report = Self { manifest, rows };
         let grid = report.grid();

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Folder of the page, and of a folder per benchmark
     #[arg(long)]
     out: PathBuf,
-    /// Each in its smallest form: minutes instead of days
+    /// Each in its smallest form: minutes
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
