@@ -9,6 +9,7 @@ use eunoe_report::{ITEMS, MANIFEST};
 use serde_json::Value;
 
 use super::folder::{on_card, read};
+use super::texts::Settings;
 use crate::difference;
 use crate::train::write_whole;
 
@@ -52,6 +53,9 @@ pub fn merge(parts: &[PathBuf], out: &Path) -> Result<()> {
         }
         all.lines.extend(part.lines);
     }
+    if list == "patterns" {
+        equally_large(&all)?;
+    }
     let lines = once(all.lines)?;
     fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
     let told = |error: serde_json::Error| Error::Invalid(error.to_string());
@@ -78,17 +82,36 @@ fn open(dir: &Path) -> Result<Part> {
 fn apart(a: &Value, b: &Value, list: &str) -> Option<String> {
     let grid = |manifest: &Value| {
         let mut settings = manifest["settings"].clone();
-        // what the other patterns are made as large as
-        let first = (list == "patterns").then(|| settings["grid"][list][0].clone());
         for lists in [format!("/grid/{list}"), "/model/mixers".into()] {
             settings.pointer_mut(&lists).map(Value::take);
         }
         serde_json::json!({
-            "benchmark": manifest["benchmark"], "version": manifest["version"], "first pattern": first,
-            "settings": settings, "cuda": on_card(manifest),
+            "benchmark": manifest["benchmark"], "version": manifest["version"], "settings": settings,
+            "cuda": on_card(manifest),
         })
     };
     difference("grid", &grid(a), &grid(b))
+}
+
+/// Refuses lines of models that are not as large as the first pattern of the whole grid: a part with another first pattern
+/// may have widened its MLPs to that one's size.
+fn equally_large(all: &Part) -> Result<()> {
+    let wrong = |why: String| Error::Invalid(why);
+    let grid = serde_json::from_value(all.manifest["settings"]["grid"].clone());
+    let grid: Settings =
+        grid.map_err(|error| wrong(format!("the grid of the parts cannot be read: {error}")))?;
+    grid.check()?;
+    for pattern in &grid.patterns {
+        let want = grid.model_of(pattern)?.d_ff;
+        let of_it = |line: &&Value| line["mixer"].as_str() == Some(pattern) && line["d_ff"] != want;
+        if let Some(line) = all.lines.iter().find(of_it) {
+            return Err(wrong(format!(
+                "`{pattern}` was trained with `d_ff` {} where {want} makes it as large as `{}`: name that first in each part",
+                line["d_ff"], grid.patterns[0],
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Lines, each once.
@@ -177,30 +200,42 @@ mod tests {
     }
 
     #[test]
-    fn language_models_have_one_reference() {
+    fn language_models_are_as_large_as_the_first() {
         let dir = tempfile::tempdir().unwrap();
-        let texts = |patterns: &'static [&str]| {
-            move |m: &mut Value| {
+        let tiny = Settings::books().quick();
+        let texts = |name: &str, patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|name| (*name).to_owned()).collect();
+            let grid = Settings { patterns: patterns.clone(), ..tiny.clone() };
+            let width = |pattern: &String| grid.model_of(pattern).unwrap().d_ff;
+            let line =
+                |pattern: &String| json!({ "mixer": pattern, "lr": 0.1, "seed": 0, "d_ff": width(pattern) });
+            let lines: Vec<Value> = patterns.iter().map(line).collect();
+            let change = |m: &mut Value| {
                 m["benchmark"] = "texts".into();
-                m["settings"] = json!({ "grid": { "patterns": patterns } });
-            }
+                m["settings"] = json!({ "grid": grid });
+            };
+            part(&dir.path().join(name), &["-"], change, &lines)
         };
-        let a = part(&dir.path().join("a"), &["-"], texts(&["x", "y"]), &[]);
-        let b = part(&dir.path().join("b"), &["-"], texts(&["y", "z"]), &[]);
-        let error = merge(&[a, b.clone()], &dir.path().join("all")).unwrap_err().to_string();
-        assert!(error.contains("`first pattern`"), "{error}");
-        let error =
-            merge(&[part(&dir.path().join("d"), &["x"], |_| {}, &[]), b.clone()], &dir.path().join("all"));
-        assert!(error.unwrap_err().to_string().contains("`benchmark`"));
+        let a = texts("a", &["softmax_attention", "delta_rule"]);
+        // by itself it keeps its `d_ff`, which is what it has beside softmax attention too
+        let b = texts("b", &["softmax_attention(window=8)"]);
+        merge(&[a.clone(), b.clone()], &dir.path().join("all")).unwrap();
+        assert_eq!(open(&dir.path().join("all")).unwrap().lines.len(), 3);
+        let c = texts("c", &["delta_rule", "softmax_attention(window=8)"]);
+        let error = merge(&[b.clone(), c], &dir.path().join("none")).unwrap_err().to_string();
+        assert!(error.contains("makes it as large as `softmax_attention(window=8)`"), "{error}");
+        assert!(!dir.path().join("none").exists());
+        let d = part(&dir.path().join("d"), &["x"], |_| {}, &[]);
+        assert!(merge(&[d, b], &dir.path().join("none")).unwrap_err().to_string().contains("`benchmark`"));
         // what has nothing of a grid is no reason to panic
         let odd = |name: &str, settings: Value| {
             part(&dir.path().join(name), &["x"], |m| m["settings"] = settings.clone(), &[json!(5), json!([])])
         };
         let parts = [odd("e", json!(null)), odd("f", json!(7))];
-        assert!(merge(&parts, &dir.path().join("all")).is_err());
+        assert!(merge(&parts, &dir.path().join("odd")).is_err());
         merge(&[odd("g", json!({ "grid": [] }))], &dir.path().join("odd")).unwrap_err();
         let speed = part(&dir.path().join("c"), &["-"], |m| m["benchmark"] = "throughput".into(), &[]);
-        let error = merge(&[speed], &dir.path().join("all")).unwrap_err().to_string();
+        let error = merge(&[speed], &dir.path().join("odd")).unwrap_err().to_string();
         assert!(error.contains("holds no grid of trainings"), "{error}");
     }
 }

@@ -9,7 +9,8 @@
 //! * Differs:  every row of `mac` sees recalled rows up to its own and reads the memory behind itself: as drawn in the
 //!   paper, both let a row see later tokens of its segment; rows are recalled by queries without the convolution, which
 //!   has no tail there. `mal` has a norm between memory and attention. Persistent tokens are learned keys and values per
-//!   head, and stand before attention alone: for the memory, its learned first weights are the same thing. η is at most 0.9
+//!   head, and stand before attention alone: for the memory, its learned first weights are the same thing. η is at most 0.9,
+//!   and a token's gradient in a memory of two layers at most `clip` long: without, descent on texts diverges
 //! * Oracle:   the memory's loop over tokens in f64 (`NeuralMemory`); attention and wirings as double loops around it
 
 use candle_core::{D, Tensor};
@@ -47,8 +48,14 @@ pub static ENTRY: MixerEntry = MixerEntry {
             Arg {
                 name: "step",
                 kind: Kind::Float { min: 0.0, max: 0.5 },
-                default: "0.025",
-                help: "the largest step of the memory's descent; with keys as alike as those of texts more of it diverges",
+                default: "0.003",
+                help: "the largest step of the descent on ‖M(k) − v‖²; keys of texts are alike, so that much larger ones diverge",
+            },
+            Arg {
+                name: "clip",
+                kind: Kind::Float { min: 0.001, max: 1e6 },
+                default: "1",
+                help: "the longest gradient of a token in a memory of two layers",
             },
         ],
     },
@@ -60,8 +67,8 @@ pub static ENTRY: MixerEntry = MixerEntry {
             candle_core::bail!("a segment of {window} tokens is not made of chunks of {chunk}");
         }
         let shape = (size("layers"), size("expand"));
-        let step = f64::from(args.float("step"));
-        let memory = NeuralMemory::new(spec, shape, chunk, step, &mut init.at("memory"))?;
+        let descent = (f64::from(args.float("step")), f64::from(args.float("clip")));
+        let memory = NeuralMemory::new(spec, shape, chunk, descent, &mut init.at("memory"))?;
         let attention = match wiring {
             "memory" => None,
             _ => Some(Near::new(spec, window, size("persistent"), &mut init.at("attention"))?),
@@ -332,7 +339,7 @@ mod tests {
             let mut lab = Lab::f64(8, 2, 2);
             let spec = lab.spec;
             let memory =
-                NeuralMemory::new(&spec, (2, 2), 2, 0.5, &mut lab.params.init().at("memory")).unwrap();
+                NeuralMemory::new(&spec, (2, 2), 2, (0.5, 1.0), &mut lab.params.init().at("memory")).unwrap();
             let near = (wiring != "memory")
                 .then(|| Near::new(&spec, window, persistent, &mut lab.params.init()).unwrap());
             let mixer =

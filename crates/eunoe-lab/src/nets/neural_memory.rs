@@ -6,7 +6,8 @@
 //!
 //! M_t = β_t M + (D ε)_t S − Σ_i (D E)\[t, i\] θ_i δ_i a_iᵀ, S_t = ε_t S − Σ_i E\[t, i\] θ_i δ_i a_iᵀ,
 //!
-//! where δ_i is the gradient at a layer's output and a_i its input. All inner gradients are written out as tensors, so the
+//! where δ_i is the gradient at a layer's output and a_i its input. With two layers a token's gradient is scaled down to the
+//! length `clip`: it grows with the weights that it makes grow, and no θ keeps that from diverging. All inner gradients are written out as tensors, so the
 //! tape of the outer training passes through them.
 
 use candle_core::{D, Tensor};
@@ -30,6 +31,7 @@ pub struct NeuralMemory {
     /// Weights at the start of a text, `[h, outputs, inputs]` per layer.
     first: Vec<Tensor>,
     step: f64,
+    clip: f64,
     chunk: usize,
     heads: usize,
 }
@@ -51,7 +53,8 @@ struct Weights {
 const NAMES: [[&str; 2]; 2] = [["w1", "s1"], ["w2", "s2"]];
 
 impl NeuralMemory {
-    /// With `layers` (1 or 2) layers `expand` heads wide inside, chunks of `chunk`, and steps of at most `step`.
+    /// With `layers` (1 or 2) layers `expand` heads wide inside, chunks of `chunk`, and steps of at most `step` along gradients
+    /// that are, with two layers, no longer than `clip`.
     ///
     /// # Errors
     /// Those of tensor work.
@@ -59,7 +62,7 @@ impl NeuralMemory {
         spec: &Spec,
         (layers, expand): (usize, usize),
         chunk: usize,
-        step: f64,
+        (step, clip): (f64, f64),
         init: &mut Init<'_>,
     ) -> Result<Self> {
         let (m, d, heads) = (spec.d_model, spec.head_dim(), spec.heads);
@@ -81,7 +84,7 @@ impl NeuralMemory {
             init.normal(NAMES[l][0], &[heads, outputs, inputs], std)
         };
         let first = (0..layers).map(|l| layer(l, init)).collect::<Result<_>>()?;
-        Ok(Self { qkv, gates, first, step, chunk, heads })
+        Ok(Self { qkv, gates, first, step, clip, chunk, heads })
     }
 
     /// Writes each of the tokens `[b, t, m]` and reads after it: `[b, t, m]`.
@@ -217,7 +220,7 @@ impl NeuralMemory {
         Ok((y, after))
     }
 
-    /// Per layer its inputs `[b, h, c, ·]` and the gradient of ‖M(k) − v‖² at its outputs.
+    /// Per layer its inputs `[b, h, c, ·]` and the gradient of ‖M(k) − v‖² at its outputs, clipped.
     fn deltas(&self, k: &Tensor, v: &Tensor, weights: &Weights) -> Result<Vec<(Tensor, Tensor)>> {
         let z = matmul(k, &weights.now[0].t()?)?;
         let Some(second) = weights.now.get(1) else {
@@ -228,7 +231,11 @@ impl NeuralMemory {
         // silu' = σ (1 + z (1 − σ))
         let slope = (&gate * ((z * gate.affine(-1.0, 1.0)?)? + 1.0)?)?;
         let inner = (matmul(&outer, second)? * slope)?;
-        Ok(vec![(k.clone(), inner), (a, outer)])
+        let squares = |x: &Tensor| x.sqr()?.sum_keepdim(D::Minus1);
+        // of an outer product the squared length is that of its factors
+        let square = ((squares(&inner)? * squares(k)?)? + (squares(&outer)? * squares(&a)?)?)?;
+        let share = (square.maximum(self.clip * self.clip)?.sqrt()?.recip()? * self.clip)?;
+        Ok(vec![(k.clone(), inner.broadcast_mul(&share)?), (a, outer.broadcast_mul(&share)?)])
     }
 }
 

@@ -50,9 +50,14 @@ fn gradient(net: &Net, k: &[f64], v: &[f64]) -> Net {
     grad
 }
 
+/// The length of all of it together.
+fn length(net: &Net) -> f64 {
+    net.iter().flatten().flatten().map(|x| x * x).sum::<f64>().sqrt()
+}
+
 /// The loop over tokens, and the weights behind it; gradients at the weights of the chunk's start. `gates` are 1 − α, η, θ
 /// per token.
-fn literal(net: Net, [q, k, v]: [&Rows; 3], gates: &[[f64; 3]], chunk: usize) -> (Rows, Net) {
+fn literal(net: Net, [q, k, v]: [&Rows; 3], gates: &[[f64; 3]], (chunk, clip): (usize, f64)) -> (Rows, Net) {
     let zero: Net = net.iter().map(|l| l.iter().map(|r| vec![0.0; r.len()]).collect()).collect();
     let (mut m, mut s, mut start) = (net.clone(), zero, net);
     let mut step = |t: usize| {
@@ -60,11 +65,12 @@ fn literal(net: Net, [q, k, v]: [&Rows; 3], gates: &[[f64; 3]], chunk: usize) ->
             start = m.clone();
         }
         let grad = gradient(&start, &k[t], &v[t]);
+        let share = if grad.len() == 2 { (clip / length(&grad)).min(1.0) } else { 1.0 };
         let [kept, momentum, step] = gates[t];
         for l in 0..m.len() {
             for i in 0..m[l].len() {
                 for j in 0..m[l][i].len() {
-                    s[l][i][j] = momentum * s[l][i][j] - step * grad[l][i][j];
+                    s[l][i][j] = momentum * s[l][i][j] - step * share * grad[l][i][j];
                     m[l][i][j] = kept * m[l][i][j] + s[l][i][j];
                 }
             }
@@ -88,7 +94,8 @@ pub(crate) fn slow(memory: &NeuralMemory, x: &Rows) -> (Rows, Vec<Net>) {
     let of_head = |h: usize| {
         let gates: Vec<[f64; 3]> = head(&gates, h).iter().map(|g| [g[0].exp(), g[1].exp(), g[2]]).collect();
         assert!(gates.iter().all(|[_, momentum, _]| *momentum <= MOST_MOMENTUM));
-        let (reads, net) = literal(net(h), [&head(&q, h), &head(&k, h), &head(&v, h)], &gates, memory.chunk);
+        let heads = [&head(&q, h), &head(&k, h), &head(&v, h)];
+        let (reads, net) = literal(net(h), heads, &gates, (memory.chunk, memory.clip));
         rows.iter_mut().zip(reads).for_each(|(row, read)| row.extend(read));
         net
     };
@@ -110,8 +117,11 @@ pub(crate) fn recalled(memory: &NeuralMemory, nets: &[Net], x: &Rows) -> Rows {
     Lab::rows(&memory.qkv[0].0, x).into_iter().map(row).collect()
 }
 
+/// Among the gradients of random rows: some are longer, some are not.
+const CLIP: f64 = 1.0;
+
 fn memory(lab: &mut Lab, layers: usize, chunk: usize) -> NeuralMemory {
-    NeuralMemory::new(&lab.spec, (layers, 2), chunk, 0.5, &mut lab.params.init()).unwrap()
+    NeuralMemory::new(&lab.spec, (layers, 2), chunk, (0.5, CLIP), &mut lab.params.init()).unwrap()
 }
 
 /// The rows of head `h` of `[1, h, t, d]`.
@@ -129,6 +139,38 @@ fn chunks_are_the_loop_over_tokens() {
         let (want, _) = slow(&memory, &x.get(0).unwrap().to_vec2().unwrap());
         close(&y.get(0).unwrap().to_vec2().unwrap(), &want, 1e-7);
     }
+}
+
+#[test]
+fn some_gradients_of_random_rows_are_clipped() {
+    let mut lab = Lab::f64(6, 2, 2);
+    let memory = memory(&mut lab, 2, 4);
+    let x = lab.input(1, 11);
+    let [_, k, v] = memory.projected(&x, &mut State::default()).unwrap();
+    let net: Net = memory.first.iter().map(|w| w.get(0).unwrap().to_vec2().unwrap()).collect();
+    let (k, v) = (head(&k, 0), head(&v, 0));
+    let clipped = (0..11).filter(|&t| length(&gradient(&net, &k[t], &v[t])) > CLIP).count();
+    assert!((1..11).contains(&clipped), "{clipped} of 11");
+}
+
+/// The largest weight behind the same token over and over.
+fn grown(layers: usize, clip: f64) -> f64 {
+    let mut lab = Lab::f64(8, 2, 3);
+    let memory = NeuralMemory::new(&lab.spec, (layers, 2), 16, (0.5, clip), &mut lab.params.init()).unwrap();
+    let x = lab.input(1, 1).broadcast_as((1, 512, 8)).unwrap().contiguous().unwrap();
+    let mut state = State::default();
+    memory.run(&x, &mut state).unwrap();
+    let w = state.take("w1").unwrap().abs().unwrap().flatten_all().unwrap();
+    w.to_vec1::<f64>().unwrap().into_iter().fold(0.0, |most, w| if w.is_nan() { w } else { most.max(w) })
+}
+
+#[test]
+fn a_deep_memory_diverges_unless_it_is_clipped() {
+    let unbounded = grown(2, 1e6);
+    assert!(unbounded.is_nan() || unbounded > 1e3, "{unbounded}");
+    // steps of θ < 0.5 along η's geometric sum, kept by 1 − α ≈ 0.98: 0.5 · 1 / (1 − 0.9) / 0.02
+    let bounded = grown(2, 1.0);
+    assert!(bounded < 250.0, "{bounded}");
 }
 
 #[test]
