@@ -7,8 +7,8 @@
 //! M_t = β_t M + (D ε)_t S − Σ_i (D E)\[t, i\] θ_i δ_i a_iᵀ, S_t = ε_t S − Σ_i E\[t, i\] θ_i δ_i a_iᵀ,
 //!
 //! where δ_i is the gradient at a layer's output and a_i its input. With two layers a token's gradient is scaled down to the
-//! length `clip`: it grows with the weights that it makes grow, and no θ keeps that from diverging. All inner gradients are written out as tensors, so the
-//! tape of the outer training passes through them.
+//! length `clip`: it grows with the weights that it makes grow, and no θ keeps that from diverging. All inner gradients are
+//! written out as tensors, so the tape of the outer training passes through them.
 
 use candle_core::{D, Tensor};
 
