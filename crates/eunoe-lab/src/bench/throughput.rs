@@ -81,6 +81,9 @@ impl Settings {
     /// Refuses sizes that cannot be.
     fn check(&self) -> Result<()> {
         let wrong = |why: String| Err(Error::Invalid(why));
+        if self.mixers.is_empty() || self.lengths.is_empty() {
+            return wrong("a mixer and a length are needed".into());
+        }
         let sizes = self.lengths.iter().chain([&self.tokens, &self.turns]);
         if sizes.clone().any(|size| *size == 0) || sizes.chain(&self.positions).any(|size| *size > MOST) {
             return wrong(format!(
@@ -347,6 +350,7 @@ mod tests {
                 Settings { mixers: vec!["aaren".into(), "aaren".into()], ..settings.clone() },
                 "`aaren` is there twice",
             ),
+            (Settings { mixers: Vec::new(), ..settings.clone() }, "a mixer and a length are needed"),
             (Settings { turns: usize::MAX, ..settings.clone() }, "turns must be from 1"),
             (Settings { lengths: vec![0], ..settings.clone() }, "lengths, tokens and turns"),
             (

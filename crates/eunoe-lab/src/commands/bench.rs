@@ -49,9 +49,11 @@ fn joined<T: ToString>(values: &[T]) -> String {
     values.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Phrases as an option gives them, without the spaces between.
+/// Phrases as an option gives them, without what is blank between.
 fn phrases(given: Option<&[String]>) -> Option<Vec<String>> {
-    given.map(|all| all.iter().map(|one| one.trim().to_owned()).collect())
+    let trimmed =
+        |all: &[String]| all.iter().map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect();
+    given.map(trimmed)
 }
 
 /// Runs the command.

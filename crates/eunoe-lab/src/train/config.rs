@@ -165,7 +165,7 @@ impl RunConfig {
         if t.batch * t.seq_len > MOST_TOKENS {
             let tokens = t.batch * t.seq_len;
             return wrong(format!(
-                "a pass of {tokens} tokens; expected {MOST_TOKENS} at most: see `accumulate`"
+                "a pass of {tokens} tokens; expected {MOST_TOKENS} at most: lower `batch` or `seq_len`"
             ));
         }
         // at 1 the moments never come to stand for anything, and without eps a gradient that never was is 0 / 0

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::commands::out;
 
-/// Measure what a token costs a mixer against the length of the text, in training and in decode
+/// Measure what a token costs a mixer against the length of the text, in training and in decode; with `--out` the same command
+/// goes on after a stop
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!(
     "Without options:\n{}\nWith --quick:\n{}", told(&Settings::default()), told(&Settings::quick())
