@@ -51,9 +51,9 @@ fn joined<T: ToString>(values: &[T]) -> String {
 
 /// Phrases as an option gives them, without what is blank between.
 fn phrases(given: Option<&[String]>) -> Option<Vec<String>> {
-    let trimmed =
-        |all: &[String]| all.iter().map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect();
-    given.map(trimmed)
+    given.map(|all| {
+        all.iter().map(|one| one.trim()).filter(|one| !one.is_empty()).map(str::to_owned).collect()
+    })
 }
 
 /// Runs the command.
